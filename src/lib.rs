@@ -1,0 +1,3 @@
+//! sinkstream: small quantized language models that stream without end.
+
+pub mod error;

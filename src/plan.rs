@@ -1,0 +1,133 @@
+//! The plan: the forward pass as data.
+//!
+//! Because the ring is fixed, every shape is fixed. A [`Plan`] is a flat list of dispatches over up to T columns; a
+//! column is one token of one stream. [`crate::forward`] writes the plans, the executors run them unchanged.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::kernel::Kernel;
+
+/// Most columns of one plan: the size of the uniform array in `shaders/shared/columns.wgsl`.
+pub const MAX_COLUMNS: u32 = 512;
+
+/// One token of one stream, as the kernels see it. Mirrors `Column` in `shaders/shared/columns.wgsl`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Column {
+    /// The token's id.
+    pub token: u32,
+    /// Position in the stream, mod 2³².
+    pub position: u32,
+    /// Where its key and value go.
+    pub slot: u32,
+    /// Tokens cached before it: its in-cache position, and the number of slots that it attends to besides its own.
+    pub cached: u32,
+    /// Pinned tokens at the start of the stream.
+    pub sinks: u32,
+    /// Most tokens that a query sees besides itself: sinks + window.
+    pub capacity: u32,
+    /// The stream: its part of the cache.
+    pub lane: u32,
+    /// The id whose NLL is wanted (read by `nll` only).
+    pub target: u32,
+}
+
+/// What the kernels read as `columns`: how many are in use, then the columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ColumnsHeader {
+    /// Columns in use, from the first on.
+    pub active: u32,
+    /// Unused; keeps the array at a multiple of 16 bytes.
+    pub pad: [u32; 3],
+}
+
+/// Names a buffer of the model: its index in [`Buffers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BufferId(pub usize);
+
+/// What a buffer is for: the rows of the memory plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Weights, written once at load.
+    Weights,
+    /// Keys and values.
+    Cache,
+    /// Activations, columns, settings, results.
+    Work,
+}
+
+/// A buffer that both executors allocate once, zeroed.
+#[derive(Clone, Debug)]
+pub struct BufferSpec {
+    /// Label.
+    pub name: String,
+    /// Size; a multiple of 16.
+    pub bytes: u64,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// All buffers of a model, allocated before the first token; nothing is allocated after.
+#[derive(Clone, Debug, Default)]
+pub struct Buffers {
+    specs: Vec<BufferSpec>,
+}
+
+impl Buffers {
+    /// Adds a buffer; its size is rounded up to 16 bytes, the size of a `vec4`.
+    pub fn add(&mut self, name: impl Into<String>, bytes: u64, purpose: Purpose) -> BufferId {
+        self.specs.push(BufferSpec { name: name.into(), bytes: bytes.max(16).next_multiple_of(16), purpose });
+        BufferId(self.specs.len() - 1)
+    }
+
+    /// The buffer's name, size and purpose.
+    pub fn spec(&self, id: BufferId) -> &BufferSpec {
+        &self.specs[id.0]
+    }
+
+    /// All of them, in the order of their ids.
+    pub fn specs(&self) -> &[BufferSpec] {
+        &self.specs
+    }
+
+    /// Bytes of all buffers of one purpose.
+    pub fn bytes(&self, purpose: Purpose) -> u64 {
+        self.specs.iter().filter(|spec| spec.purpose == purpose).map(|spec| spec.bytes).sum()
+    }
+}
+
+/// One call of a kernel: everything but the columns is fixed when the plan is built.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    /// Which kernel.
+    pub kernel: &'static Kernel,
+    /// What it works on, for people: `blk.0` or the like.
+    pub label: String,
+    /// The `params` struct as bytes: scalars of 4 bytes.
+    pub params: Vec<u8>,
+    /// The buffers of bindings 1, 2, … in the kernel's order.
+    pub buffers: Vec<BufferId>,
+    /// Values of the WGSL `override` constants.
+    pub overrides: Vec<(&'static str, u32)>,
+    /// Workgroups in x, y, z.
+    pub workgroups: [u32; 3],
+}
+
+impl Dispatch {
+    /// The value of an override; 0 if the dispatch does not set it.
+    pub fn constant(&self, name: &str) -> u32 {
+        self.overrides.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value)
+    }
+}
+
+/// A forward pass over at most `columns` tokens.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// `decode`, `prefill` or `score`, and the number of columns.
+    pub name: String,
+    /// Most columns that it can work on.
+    pub columns: u32,
+    /// What is done, in order; each dispatch sees all that the earlier ones wrote.
+    pub dispatches: Vec<Dispatch>,
+}
