@@ -5,6 +5,7 @@
 //! (StreamingLLM, arXiv 2309.17453, §3.2; mit-han-lab/streaming-llm keeps the same tokens). The slack lets a chunk
 //! be written before its first query is answered, and lets tokens be taken back. Nothing is ever moved.
 
+use crate::mutants;
 use crate::plan::Column;
 
 /// Where one stream stands.
@@ -25,7 +26,8 @@ impl KvRing {
     /// An empty ring. `slack` is the largest number of tokens written before the first of them is attended,
     /// or in flight when a stop is found, whichever is larger.
     pub fn new(sinks: u32, window: u32, slack: u32) -> Self {
-        Self { sinks, window, ring_slots: window + slack, start: 0, written: 0, evicted: 0 }
+        let ring_slots = window + mutants::slack(slack);
+        Self { sinks, window: mutants::window(window), ring_slots, start: 0, written: 0, evicted: 0 }
     }
 
     /// Slots of the whole ring: `sinks + window + slack`.
@@ -65,7 +67,7 @@ impl KvRing {
         Column {
             token,
             position: (self.start + index) as u32, // the low half: phases wrap with it (RoPE in fixed-point turns)
-            slot: self.slot(index),
+            slot: self.slot(mutants::slot_index(index)),
             cached: (index - evicted) as u32,
             sinks: self.sinks,
             capacity: self.capacity(),

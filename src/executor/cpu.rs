@@ -1,0 +1,132 @@
+//! Runs plans on the CPU, through each kernel's twin. The oracle of the GPU tests, and what runs where there is no GPU.
+
+use bytemuck::{AnyBitPattern, NoUninit};
+
+use crate::kernel::Access;
+use crate::kernels::matmul::Scratch;
+use crate::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan};
+use crate::platform::Cores;
+use crate::quant::Layout;
+
+/// All buffers in memory, as 32-bit words.
+#[derive(Debug)]
+pub struct CpuExecutor {
+    buffers: Vec<Vec<u32>>,
+    plans: Vec<Plan>,
+    scratch: Scratch,
+    cores: Cores,
+}
+
+impl CpuExecutor {
+    /// Allocates the buffers, zeroed. `threads`: how many cores to use; all of them if `None`.
+    ///
+    /// # Errors
+    /// [`crate::Error::DoesNotFit`] if the memory cannot be had.
+    pub fn new(buffers: &Buffers, plans: Vec<Plan>, threads: Option<usize>) -> crate::Result<Self> {
+        let buffers = buffers.specs().iter().map(|spec| allocate(&spec.name, spec.bytes)).collect::<crate::Result<_>>()?;
+        Ok(Self { buffers, plans, scratch: Scratch::default(), cores: Cores::new(threads)? })
+    }
+
+    /// Overwrites part of a buffer. `offset` in bytes, a multiple of 4.
+    pub fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) {
+        let target: &mut [u8] = bytemuck::cast_slice_mut(&mut self.buffers[buffer.0]);
+        target[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Runs a plan `times` times over.
+    pub fn run(&mut self, plan: usize, times: u32) {
+        let Self { buffers, plans, scratch, cores } = self;
+        cores.enter(|| {
+            for _ in 0..times {
+                for dispatch in &plans[plan].dispatches {
+                    Call::run(dispatch, buffers, scratch);
+                }
+            }
+        });
+    }
+
+    /// A copy of part of a buffer. `offset` in bytes, a multiple of 4.
+    pub fn read(&self, buffer: BufferId, offset: u64, bytes: &mut [u8]) {
+        let source: &[u8] = bytemuck::cast_slice(&self.buffers[buffer.0]);
+        bytes.copy_from_slice(&source[offset as usize..][..bytes.len()]);
+    }
+
+    /// Bytes of all buffers.
+    pub fn bytes(&self) -> u64 {
+        self.buffers.iter().map(|buffer| buffer.len() as u64 * 4).sum()
+    }
+}
+
+fn allocate(name: &str, bytes: u64) -> crate::Result<Vec<u32>> {
+    let does_not_fit = || crate::Error::DoesNotFit(format!("no memory for {name}: {bytes} bytes"));
+    let words = usize::try_from(bytes / 4).map_err(|_| does_not_fit())?;
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(words).map_err(|_| does_not_fit())?;
+    buffer.resize(words, 0);
+    Ok(buffer)
+}
+
+/// Most buffers that one kernel writes.
+const MAX_OUTPUTS: usize = 4;
+
+/// One dispatch, as a twin sees it: bindings by their number in the WGSL.
+pub struct Call<'a> {
+    dispatch: &'a Dispatch,
+    inputs: &'a [Vec<u32>],
+    outputs: [Vec<u32>; MAX_OUTPUTS],
+    scratch: &'a mut Scratch,
+}
+
+impl<'a> Call<'a> {
+    /// Takes what the kernel writes out of the buffers, calls the twin, and puts it back.
+    fn run(dispatch: &Dispatch, buffers: &mut [Vec<u32>], scratch: &mut Scratch) {
+        let written = || {
+            let bindings = dispatch.kernel.bindings[1..].iter().zip(&dispatch.buffers);
+            bindings.filter(|(binding, _)| binding.access == Access::Write).map(|(_, id)| id.0)
+        };
+        let mut outputs = [const { Vec::new() }; MAX_OUTPUTS];
+        for (output, id) in outputs.iter_mut().zip(written()) {
+            *output = std::mem::take(&mut buffers[id]);
+        }
+        let mut call = Call { dispatch, inputs: buffers, outputs, scratch };
+        (dispatch.kernel.twin)(&mut call);
+        let outputs = call.outputs;
+        for (output, id) in outputs.into_iter().zip(written()) {
+            buffers[id] = output;
+        }
+    }
+
+    /// The `params` struct.
+    pub fn params<P: AnyBitPattern>(&self) -> P {
+        bytemuck::pod_read_unaligned(&self.dispatch.params[..size_of::<P>()])
+    }
+
+    /// An override's value.
+    pub fn constant(&self, name: &str) -> u32 {
+        self.dispatch.constant(name)
+    }
+
+    /// The layout of the weights: override `LAYOUT`.
+    pub fn layout(&self) -> Layout {
+        Layout::from_u32(self.constant("LAYOUT"))
+    }
+
+    /// The buffer of a binding that is not written.
+    pub fn input<T: AnyBitPattern + NoUninit>(&self, binding: usize) -> &'a [T] {
+        bytemuck::cast_slice(&self.inputs[self.dispatch.buffers[binding - 1].0])
+    }
+
+    /// The columns in use.
+    pub fn columns(&self, binding: usize) -> &'a [Column] {
+        let words: &[u32] = self.input(binding);
+        let (header, columns) = words.split_at(size_of::<ColumnsHeader>() / 4);
+        &bytemuck::cast_slice(columns)[..header[0] as usize]
+    }
+
+    /// The buffers that the kernel writes, in the order of their bindings, and room to compute in.
+    pub fn outputs<const N: usize>(&mut self) -> ([&mut [u32]; N], &mut Scratch) {
+        let mut outputs = self.outputs.iter_mut();
+        let outputs = std::array::from_fn(|_| outputs.next().map_or(&mut [][..], |output| &mut output[..]));
+        (outputs, self.scratch)
+    }
+}

@@ -1,0 +1,70 @@
+//! `h = silu(W_gate · x̂) ⊙ (W_up · x̂)` with `x̂ = x / rms(x) · gain`: the first half of the feed-forward (SwiGLU).
+
+use bytemuck::{Pod, Zeroable};
+
+use super::matmul::{Input, Matrix, Norm, matmul};
+use crate::executor::cpu::Call;
+use crate::kernel::{Kernel, read, uniform, write};
+
+/// Mirrors `Params` in `shaders/gate_up.wgsl`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Params {
+    /// Rows of `h`; the matrix holds as many gate rows, then as many up rows.
+    pub ffn_dim: u32,
+    /// Blocks of 32 weights in a row.
+    pub blocks: u32,
+    /// Floats from one column of `x` to the next.
+    pub in_stride: u32,
+    /// Floats from one column of `h` to the next.
+    pub out_stride: u32,
+    /// Size of the model: the divisor of the mean square.
+    pub dim: u32,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// Grid: (ffn_dim · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`.
+pub const KERNEL: Kernel = Kernel {
+    name: "gate_up",
+    wgsl: &[
+        include_str!("../../shaders/shared/columns.wgsl"),
+        include_str!("../../shaders/shared/weights.wgsl"),
+        include_str!("../../shaders/shared/rms.wgsl"),
+        include_str!("../../shaders/shared/matvec.wgsl"),
+        include_str!("../../shaders/gate_up.wgsl"),
+    ],
+    bindings: &[
+        uniform("params"),
+        uniform("columns"),
+        read("x"),
+        read("gain"),
+        read("quants"),
+        read("scales"),
+        write("h"),
+    ],
+    twin,
+};
+
+fn twin(call: &mut Call<'_>) {
+    let params: Params = call.params();
+    let input = Input {
+        x: call.input(2),
+        stride: params.in_stride as usize,
+        columns: call.columns(1).len(),
+        norm: Some(Norm { gain: call.input(3), dim: params.dim as usize, eps: params.eps }),
+    };
+    let matrix = Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };
+    let ffn_dim = params.ffn_dim as usize;
+    let ([h], scratch) = call.outputs();
+    let h: &mut [f32] = bytemuck::cast_slice_mut(h);
+    matmul(matrix, 2 * ffn_dim, input, scratch, |range, product| {
+        for c in range.clone() {
+            let h = &mut h[c * params.out_stride as usize..][..ffn_dim];
+            for (row, h) in h.iter_mut().enumerate() {
+                let gate = product.at(c - range.start, row);
+                *h = gate / (1.0 + (-gate).exp()) * product.at(c - range.start, ffn_dim + row);
+            }
+        }
+    });
+}

@@ -1,0 +1,39 @@
+//! `nll[c] = log Σ exp(logits[c]) − logits[c][target of c]`, in nats: how surprised the model was.
+
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+
+use crate::executor::cpu::Call;
+use crate::kernel::{Kernel, read, uniform, write};
+
+/// Mirrors `Params` in `shaders/nll.wgsl`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Params {
+    /// Logits of a column.
+    pub vocab_size: u32,
+    /// Floats from one column of `logits` to the next.
+    pub stride: u32,
+}
+
+/// Grid: (1, columns). No overrides.
+pub const KERNEL: Kernel = Kernel {
+    name: "nll",
+    wgsl: &[include_str!("../../shaders/shared/columns.wgsl"), include_str!("../../shaders/nll.wgsl")],
+    bindings: &[uniform("params"), uniform("columns"), read("logits"), write("nll")],
+    twin,
+};
+
+fn twin(call: &mut Call<'_>) {
+    let params: Params = call.params();
+    let columns = call.columns(1);
+    let logits = call.input::<f32>(2);
+    let ([nll], _) = call.outputs();
+    let nll: &mut [f32] = bytemuck::cast_slice_mut(nll);
+    nll.par_iter_mut().zip(columns).zip(logits.par_chunks(params.stride as usize)).for_each(|((nll, column), logits)| {
+        let logits = &logits[..params.vocab_size as usize];
+        let max = logits.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f32 = logits.iter().map(|logit| (logit - max).exp()).sum();
+        *nll = sum.ln() + max - logits[column.target as usize];
+    });
+}

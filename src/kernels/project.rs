@@ -1,0 +1,52 @@
+//! `x += W · input`: the output projection of the attention and the down projection of the feed-forward, each with
+//! the residual.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::matmul::{Input, Matrix, matmul};
+use crate::executor::cpu::Call;
+use crate::kernel::{Kernel, read, uniform, write};
+
+/// Mirrors `Params` in `shaders/project.wgsl`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Params {
+    /// Rows of the matrix.
+    pub rows: u32,
+    /// Blocks of 32 weights in a row.
+    pub blocks: u32,
+    /// Floats from one column of `input` to the next.
+    pub in_stride: u32,
+    /// Floats from one column of `x` to the next.
+    pub out_stride: u32,
+}
+
+/// Grid: (row pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`.
+pub const KERNEL: Kernel = Kernel {
+    name: "project",
+    wgsl: &[
+        include_str!("../../shaders/shared/columns.wgsl"),
+        include_str!("../../shaders/shared/weights.wgsl"),
+        include_str!("../../shaders/shared/matvec.wgsl"),
+        include_str!("../../shaders/project.wgsl"),
+    ],
+    bindings: &[uniform("params"), uniform("columns"), read("input"), read("quants"), read("scales"), write("x")],
+    twin,
+};
+
+fn twin(call: &mut Call<'_>) {
+    let params: Params = call.params();
+    let input = Input { x: call.input(2), stride: params.in_stride as usize, columns: call.columns(1).len(), norm: None };
+    let matrix = Matrix { layout: call.layout(), quants: call.input(3), scales: call.input(4), blocks: params.blocks as usize };
+    let rows = params.rows as usize;
+    let ([x], scratch) = call.outputs();
+    let x: &mut [f32] = bytemuck::cast_slice_mut(x);
+    matmul(matrix, rows, input, scratch, |range, product| {
+        for c in range.clone() {
+            let x = &mut x[c * params.out_stride as usize..][..rows];
+            for (row, x) in x.iter_mut().enumerate() {
+                *x += product.at(c - range.start, row);
+            }
+        }
+    });
+}

@@ -1,0 +1,10 @@
+//! Where native and browser differ, and nowhere else.
+
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "platform/native.rs"]
+mod here;
+#[cfg(target_arch = "wasm32")]
+#[path = "platform/web.rs"]
+mod here;
+
+pub use here::*;

@@ -1,0 +1,40 @@
+//! Threads, vector instructions, clock and GPU waiting on an operating system.
+
+use crate::error::{Error, Result};
+
+/// The cores that the CPU executor may use.
+#[derive(Debug)]
+pub struct Cores {
+    pool: rayon::ThreadPool,
+}
+
+impl Cores {
+    /// `threads` of them, or all.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] if the system gives no threads.
+    pub fn new(threads: Option<usize>) -> Result<Self> {
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+        let pool = builder.build().map_err(|error| Error::Settings(format!("cannot start threads: {error}")))?;
+        Ok(Self { pool })
+    }
+
+    /// Runs `work`; parallel loops inside it use these cores.
+    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+}
+
+/// Runs `work` compiled for the widest vectors that this processor has. Only what is inlined into it profits.
+#[inline(always)]
+pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
+
+/// Seconds since some fixed moment.
+pub fn seconds() -> f64 {
+    use std::sync::LazyLock;
+    use std::time::Instant;
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_secs_f64()
+}

@@ -1,0 +1,28 @@
+//! Threads (none), vector instructions (SIMD128, at compile time), clock and GPU waiting in a browser.
+
+use crate::error::Result;
+
+/// The one core of a browser's worker.
+#[derive(Debug)]
+pub struct Cores;
+
+impl Cores {
+    /// The one there is.
+    ///
+    /// # Errors
+    /// None.
+    pub fn new(_threads: Option<usize>) -> Result<Self> {
+        Ok(Self)
+    }
+
+    /// Runs `work`.
+    pub fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+}
+
+/// Runs `work`: the module is compiled with SIMD128 throughout.
+#[inline(always)]
+pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
