@@ -51,6 +51,11 @@ impl CpuExecutor {
         bytes.copy_from_slice(&source[offset as usize..][..bytes.len()]);
     }
 
+    /// What it runs on, for reports.
+    pub fn adapter(&self) -> String {
+        format!("{} threads", self.cores.count())
+    }
+
     /// Bytes of all buffers.
     pub fn bytes(&self) -> u64 {
         self.buffers.iter().map(|buffer| buffer.len() as u64 * 4).sum()

@@ -14,8 +14,8 @@ use crate::plan::{Column, ColumnsHeader};
 pub const MAX_CANDIDATES: usize = 256;
 /// Most recent tokens that the repetition penalty looks at: words of the `recent` ring.
 pub const MAX_RECENT: usize = 1024;
-/// Tokens that one batch of steps can choose before the host reads them: words of `ids`.
-pub const MAX_IDS: usize = 1024;
+/// Most tokens that one batch of steps chooses before the host reads them: words of `ids`.
+pub const MAX_BURST: u32 = 32;
 
 /// Mirrors `Params` in `shaders/sample.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -82,7 +82,7 @@ fn twin(call: &mut Call<'_>) {
     let count = recent[0];
     recent[1 + count as usize % MAX_RECENT] = id;
     recent[0] = count + 1;
-    ids[1 + ids[0] as usize % MAX_IDS] = id;
+    ids[1 + ids[0] as usize] = id;
     ids[0] += 1;
     column.token = id;
     column.position = column.position.wrapping_add(1);
