@@ -60,9 +60,13 @@ impl Config {
         }
         let key = |name: &str| format!("{architecture}.{name}");
         let optional = |name: &str| gguf.get_u32(&key(name));
-        let required = |name: &str| optional(name)?.ok_or_else(|| Error::Model(format!("metadata {} is missing", key(name))));
+        let required =
+            |name: &str| optional(name)?.ok_or_else(|| Error::Model(format!("metadata {} is missing", key(name))));
         if let Some(experts @ 1..) = optional("expert_count")? {
-            return Err(Error::Unsupported { what: format!("a mixture of {experts} experts"), supported: SUPPORTED.into() });
+            return Err(Error::Unsupported {
+                what: format!("a mixture of {experts} experts"),
+                supported: SUPPORTED.into(),
+            });
         }
 
         let (dim, n_heads) = (required("embedding_length")?, required("attention.head_count")?);
@@ -72,7 +76,9 @@ impl Config {
             return Err(Error::Model(format!("values of size {value_length} with keys of size {head_dim}")));
         }
         let (rope_factor, rotary_dim) = (rope_factor(gguf, &architecture)?, optional("rope.dimension_count")?);
-        let embedding = gguf.tensor("token_embd.weight").ok_or_else(|| Error::Model("tensor token_embd.weight is missing".into()))?;
+        let embedding = gguf
+            .tensor("token_embd.weight")
+            .ok_or_else(|| Error::Model("tensor token_embd.weight is missing".into()))?;
         let config = Self {
             n_layers: required("block_count")?,
             dim,
@@ -199,7 +205,13 @@ impl Keep {
     ///
     /// # Errors
     /// [`Error::Settings`] if nothing could be seen, or sinks are asked for where there are none.
-    pub fn new(config: &Config, attention: Attention, sinks: Option<u32>, window: Option<u32>, expected: Option<u32>) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        attention: Attention,
+        sinks: Option<u32>,
+        window: Option<u32>,
+        expected: Option<u32>,
+    ) -> Result<Self> {
         let capacity = 2048.min(config.context_length - 1);
         let default_sinks = if config.sink_token.is_some() { 1 } else { 4 };
         let (sinks, window) = match attention {
@@ -228,7 +240,11 @@ impl Keep {
             return Err(Error::Settings("--attention dense needs room: --window 0 keeps nothing".into()));
         }
         // A fresh run over the last S + R + 1 tokens needs no sinks of its own: its first tokens take their place.
-        Ok(if attention == Attention::Recompute { Self { attention, sinks: 0, window: sinks + window } } else { Self { attention, sinks, window } })
+        Ok(if attention == Attention::Recompute {
+            Self { attention, sinks: 0, window: sinks + window }
+        } else {
+            Self { attention, sinks, window }
+        })
     }
 }
 

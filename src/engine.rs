@@ -126,7 +126,9 @@ impl Engine {
         }
         let turns = |(i, factor): (usize, &f32)| {
             let exponent = -2.0 * i as f64 / f64::from(config.rotary_dim);
-            turns_per_position(f64::from(config.rope_base).powf(exponent) / f64::from(config.rope_factor) / f64::from(*factor))
+            turns_per_position(
+                f64::from(config.rope_base).powf(exponent) / f64::from(config.rope_factor) / f64::from(*factor),
+            )
         };
         let frequencies: Vec<u32> = factors.iter().enumerate().map(turns).collect();
         executor.write(model.rope, 0, bytemuck::cast_slice(&frequencies))
@@ -199,7 +201,8 @@ pub const DEFAULT_LANES: u32 = 16;
 pub fn lay_out(gguf: &Gguf, settings: &Settings, lanes: u32) -> Result<(Config, Keep, Model)> {
     let config = Config::new(gguf)?;
     let keep = Keep::new(&config, settings.attention, settings.sinks, settings.window, settings.expected)?;
-    let shape = Shape { keep, chunk: check_chunk(settings.chunk)?, cache: settings.cache, scores: settings.scores, lanes };
+    let shape =
+        Shape { keep, chunk: check_chunk(settings.chunk)?, cache: settings.cache, scores: settings.scores, lanes };
     let model = Model::new(&config, gguf, &shape)?;
     Ok((config, keep, model))
 }
@@ -218,7 +221,9 @@ async fn open_gpu(device: &Device) -> Result<Option<Gpu>> {
         },
         Device::Named(wanted) => match wanted.parse::<usize>() {
             Ok(number) => adapters.get(number),
-            Err(_) => adapters.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase())),
+            Err(_) => {
+                adapters.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase()))
+            }
         },
         _ => adapters.iter().find(|adapter| !gpu::is_software(adapter)).or(adapters.first()),
     };

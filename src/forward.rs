@@ -117,7 +117,9 @@ impl Model {
         let slack = shape.chunk.max(sample::MAX_BURST + 1);
         let slots = KvRing::new(shape.keep.sinks, shape.keep.window, slack).slots();
 
-        let add = |directory: &mut Directory, buffers: &mut Buffers, wanted: &[Wanted]| directory.matrix(gguf, buffers, wanted);
+        let add = |directory: &mut Directory, buffers: &mut Buffers, wanted: &[Wanted]| {
+            directory.matrix(gguf, buffers, wanted)
+        };
         let (dim, vocab_size) = (config.dim, config.vocab_size);
         let embedding = add(&mut directory, &mut buffers, &[wanted("token_embd", vocab_size, dim)])?;
         let layers = (0..config.n_layers)
@@ -180,7 +182,23 @@ impl Model {
             most => series("score", most, &|plan| writer.score(plan, nll))?,
         };
         let Writer { columns, rope, logits, .. } = writer;
-        Ok(Self { buffers, plans, directory, slack, decode: 0, prefill, score, columns, rope, rope_factors, settings, recent, ids, nll, logits })
+        Ok(Self {
+            buffers,
+            plans,
+            directory,
+            slack,
+            decode: 0,
+            prefill,
+            score,
+            columns,
+            rope,
+            rope_factors,
+            settings,
+            recent,
+            ids,
+            nll,
+            logits,
+        })
     }
 }
 
@@ -192,8 +210,15 @@ impl Model {
             let _ = writeln!(text, "\n{} ({} dispatches)", plan.name, plan.dispatches.len());
             for dispatch in &plan.dispatches {
                 let [x, y, z] = dispatch.workgroups;
-                let buffers: Vec<&str> = dispatch.buffers.iter().map(|&id| self.buffers.spec(id).name.as_str()).collect();
-                let _ = writeln!(text, "  {:<10} {:<18} {x} x {y} x {z}  {}", dispatch.kernel.name, dispatch.label, buffers.join(" "));
+                let buffers: Vec<&str> =
+                    dispatch.buffers.iter().map(|&id| self.buffers.spec(id).name.as_str()).collect();
+                let _ = writeln!(
+                    text,
+                    "  {:<10} {:<18} {x} x {y} x {z}  {}",
+                    dispatch.kernel.name,
+                    dispatch.label,
+                    buffers.join(" ")
+                );
             }
         }
         text
@@ -236,7 +261,15 @@ fn padded(width: u32) -> u32 {
 }
 
 impl Layer {
-    fn new(n: u32, config: &Config, gguf: &Gguf, shape: &Shape, slots: u32, directory: &mut Directory, buffers: &mut Buffers) -> Result<Self> {
+    fn new(
+        n: u32,
+        config: &Config,
+        gguf: &Gguf,
+        shape: &Shape,
+        slots: u32,
+        directory: &mut Directory,
+        buffers: &mut Buffers,
+    ) -> Result<Self> {
         let name = |tensor: &str| format!("blk.{n}.{tensor}");
         let (dim, ffn_dim) = (config.dim, config.ffn_dim);
         let (q_rows, kv_rows) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
@@ -245,7 +278,10 @@ impl Layer {
             wanted(&name("attn_k"), kv_rows, dim),
             wanted(&name("attn_v"), kv_rows, dim),
         ];
-        let cache_words = u64::from(config.n_kv_heads) * u64::from(slots) * u64::from(config.head_dim / 2) * shape.cache.words_per_pair() as u64;
+        let cache_words = u64::from(config.n_kv_heads)
+            * u64::from(slots)
+            * u64::from(config.head_dim / 2)
+            * shape.cache.words_per_pair() as u64;
         Ok(Self {
             attn_norm: directory.vector(gguf, buffers, name("attn_norm.weight"), dim)?,
             qkv: directory.stack(gguf, buffers, &qkv)?,
@@ -253,7 +289,11 @@ impl Layer {
             v: buffers.add(name("v"), 4 * cache_words, Purpose::Cache),
             output: directory.matrix(gguf, buffers, &[wanted(&name("attn_output"), dim, q_rows)])?,
             ffn_norm: directory.vector(gguf, buffers, name("ffn_norm.weight"), dim)?,
-            gate_up: directory.matrix(gguf, buffers, &[wanted(&name("ffn_gate"), ffn_dim, dim), wanted(&name("ffn_up"), ffn_dim, dim)])?,
+            gate_up: directory.matrix(
+                gguf,
+                buffers,
+                &[wanted(&name("ffn_gate"), ffn_dim, dim), wanted(&name("ffn_up"), ffn_dim, dim)],
+            )?,
             down: directory.matrix(gguf, buffers, &[wanted(&name("ffn_down"), dim, ffn_dim)])?,
         })
     }
@@ -281,10 +321,22 @@ impl Writer<'_> {
     }
 
     fn embed(&self, plan: &mut Plan) {
-        let params = embed::Params { blocks: self.embedding.blocks, stride: padded(self.config.dim), vocab_size: self.config.vocab_size };
+        let params = embed::Params {
+            blocks: self.embedding.blocks,
+            stride: padded(self.config.dim),
+            vocab_size: self.config.vocab_size,
+        };
         let buffers = [self.columns, self.embedding.quants, self.embedding.scales, self.x];
         let workgroups = [self.embedding.blocks.div_ceil(WORKGROUP), plan.columns, 1];
-        push(plan, &embed::KERNEL, "token_embd", &params, &buffers, &[("LAYOUT", self.embedding.layout as u32)], workgroups);
+        push(
+            plan,
+            &embed::KERNEL,
+            "token_embd",
+            &params,
+            &buffers,
+            &[("LAYOUT", self.embedding.layout as u32)],
+            workgroups,
+        );
     }
 
     fn qkv(&self, plan: &mut Plan, label: &str, layer: &Layer) {
@@ -308,8 +360,17 @@ impl Writer<'_> {
                 columns: plan.columns,
             };
             first_pair += params.pairs;
-            let buffers =
-                [self.columns, self.rope, self.x, layer.attn_norm, matrix.quants, matrix.scales, self.q, layer.k, layer.v];
+            let buffers = [
+                self.columns,
+                self.rope,
+                self.x,
+                layer.attn_norm,
+                matrix.quants,
+                matrix.scales,
+                self.q,
+                layer.k,
+                layer.v,
+            ];
             self.push_matrix(plan, &qkv::KERNEL, label, &params, &buffers, matrix, params.pairs);
         }
     }
@@ -381,7 +442,11 @@ impl Writer<'_> {
 
     fn sample(&self, plan: &mut Plan, settings: BufferId, recent: BufferId, ids: BufferId) {
         self.logits(plan);
-        let params = sample::Params { vocab_size: self.config.vocab_size, stride: padded(self.config.vocab_size), slots: self.slots };
+        let params = sample::Params {
+            vocab_size: self.config.vocab_size,
+            stride: padded(self.config.vocab_size),
+            slots: self.slots,
+        };
         let buffers = [settings, self.columns, self.logits, recent, ids];
         push(plan, &sample::KERNEL, "sample", &params, &buffers, &[], [1, 1, 1]);
     }
@@ -392,7 +457,16 @@ impl Writer<'_> {
 
     /// A dispatch over the row pairs of a matrix.
     #[allow(clippy::too_many_arguments, reason = "what makes a dispatch")]
-    fn push_matrix<P: Pod>(&self, plan: &mut Plan, kernel: &'static Kernel, label: &str, params: &P, buffers: &[BufferId], matrix: &Matrix, pairs: u32) {
+    fn push_matrix<P: Pod>(
+        &self,
+        plan: &mut Plan,
+        kernel: &'static Kernel,
+        label: &str,
+        params: &P,
+        buffers: &[BufferId],
+        matrix: &Matrix,
+        pairs: u32,
+    ) {
         let columns = plan.columns.min(8);
         let mut overrides = vec![("LAYOUT", matrix.layout as u32), ("LANES", self.shape.lanes), ("COLUMNS", columns)];
         if kernel.name == "qkv" {
@@ -405,7 +479,15 @@ impl Writer<'_> {
     }
 }
 
-fn push<P: Pod>(plan: &mut Plan, kernel: &'static Kernel, label: &str, params: &P, buffers: &[BufferId], overrides: &[(&'static str, u32)], workgroups: [u32; 3]) {
+fn push<P: Pod>(
+    plan: &mut Plan,
+    kernel: &'static Kernel,
+    label: &str,
+    params: &P,
+    buffers: &[BufferId],
+    overrides: &[(&'static str, u32)],
+    workgroups: [u32; 3],
+) {
     plan.dispatches.push(Dispatch {
         kernel,
         label: label.into(),

@@ -131,7 +131,11 @@ impl Gguf {
         let entries = directory::read(&mut reader, n_tensors).await?;
         let header_end = reader.position();
         gguf.data_offset = header_end.checked_next_multiple_of(alignment).ok_or_else(|| {
-            broken(format_args!("metadata general.alignment"), header_end, format!("{alignment} leaves no room for data"))
+            broken(
+                format_args!("metadata general.alignment"),
+                header_end,
+                format!("{alignment} leaves no room for data"),
+            )
         })?;
         let file_len = file_len.or(source.len()); // a stream may have ended
         (gguf.tensors, gguf.by_name) = directory::place(entries, gguf.data_offset, alignment, file_len)?;
@@ -255,18 +259,16 @@ async fn read_version(reader: &mut Reader<'_>) -> Result<u32> {
     let version = reader.number::<u32>(format_args!("version")).await?;
     let reason = match (version, version.swap_bytes()) {
         (2 | 3, _) => return Ok(version),
-        (_, 1..=3) => format!("big-endian GGUF (version {}); only little-endian files can be read", version.swap_bytes()),
+        (_, 1..=3) => {
+            format!("big-endian GGUF (version {}); only little-endian files can be read", version.swap_bytes())
+        }
         _ => format!("version {version}; only versions 2 and 3 can be read"),
     };
     Err(broken(format_args!("version"), 4, reason))
 }
 
 /// Reads metadata entry number `index`: key, type, value.
-async fn read_entry(
-    reader: &mut Reader<'_>,
-    index: u64,
-    entries: &mut BTreeMap<String, (u64, Value)>,
-) -> Result<()> {
+async fn read_entry(reader: &mut Reader<'_>, index: u64, entries: &mut BTreeMap<String, (u64, Value)>) -> Result<()> {
     let start = reader.position();
     let key = reader.name(MAX_NAME_BYTES, format_args!("metadata key {index}")).await?;
     let offset = reader.position();

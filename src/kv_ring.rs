@@ -103,7 +103,8 @@ mod tests {
                     }
                     for (n, column) in (0..).zip(&columns) {
                         let p = index + n;
-                        let tokens: Vec<_> = seen(column, ring.slots()).iter().map(|&slot| token_in_slot[slot as usize]).collect();
+                        let tokens: Vec<_> =
+                            seen(column, ring.slots()).iter().map(|&slot| token_in_slot[slot as usize]).collect();
                         let wanted = (0..=p).filter(|&t| t < u64::from(sinks) || t + u64::from(window) >= p);
                         assert_eq!(tokens, wanted.map(Some).collect::<Vec<_>>(), "S {sinks} R {window} p {p}");
                     }

@@ -100,7 +100,10 @@ impl Session {
             let pending = self.ready(engine)?;
             let taken: Vec<u32> = std::iter::once(pending).chain(piece.iter().copied()).collect();
             let targets = taken[1..].iter();
-            let columns: Vec<Column> = (0..).zip(taken.iter().zip(targets)).map(|(n, (&token, &target))| Column { target, ..self.ring.column(n, token) }).collect();
+            let columns: Vec<Column> = (0..)
+                .zip(taken.iter().zip(targets))
+                .map(|(n, (&token, &target))| Column { target, ..self.ring.column(n, token) })
+                .collect();
             let plan = engine.model.score.plan_for(columns.len() as u32);
             self.write_columns(engine, &columns)?;
             engine.executor.run(plan, 1)?;
@@ -116,7 +119,13 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Settings`] on an empty stream or for impossible settings, [`Error::CacheFull`] in dense mode.
-    pub async fn generate(&mut self, engine: &mut Engine, sampling: &Sampling, count: u32, mut deliver: impl FnMut(u32) -> ControlFlow<()>) -> Result<u32> {
+    pub async fn generate(
+        &mut self,
+        engine: &mut Engine,
+        sampling: &Sampling,
+        count: u32,
+        mut deliver: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<u32> {
         self.check(engine, &[])?;
         let settings = sampling.settings()?;
         engine.executor.write(engine.model.settings, 0, bytemuck::bytes_of(&settings))?;
@@ -136,13 +145,31 @@ impl Session {
                 delivered += 1;
                 if deliver(id).is_break() {
                     self.ring.take_back(burst - 1 - n as u32);
-                    self.recent_is_stale = true;
                     return Ok(delivered);
                 }
             }
             self.recent_is_stale = self.keep.attention == Attention::Recompute;
         }
         Ok(delivered)
+    }
+
+    /// Forgets the last `tokens` of the stream, as if they had never been: those that the last call of
+    /// [`Self::generate`] delivered and nobody wants.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for more tokens than a burst has: older ones may have pushed others out of the ring.
+    pub fn take_back(&mut self, tokens: u32) -> Result<()> {
+        if tokens > MAX_BURST || tokens as usize >= self.recent.len() {
+            return Err(Error::Settings(format!("{tokens} tokens cannot be taken back")));
+        }
+        if self.keep.attention != Attention::Recompute {
+            self.ring.take_back(tokens);
+        }
+        self.recent.truncate(self.recent.len() - tokens as usize);
+        self.pending = self.recent.back().copied();
+        self.delivered -= u64::from(tokens);
+        self.recent_is_stale = true;
+        Ok(())
     }
 
     /// How many tokens to compute before looking at them.
@@ -174,7 +201,8 @@ impl Session {
 
     /// The pending token, with everything before it in the cache.
     fn ready(&mut self, engine: &mut Engine) -> Result<u32> {
-        let pending = self.pending.ok_or_else(|| Error::Settings("the stream is empty: give it a token first".into()))?;
+        let pending =
+            self.pending.ok_or_else(|| Error::Settings("the stream is empty: give it a token first".into()))?;
         if self.keep.attention == Attention::Recompute {
             let run = self.recent.len().min(self.keep.window as usize + 1);
             let before: Vec<u32> = self.recent.range(self.recent.len() - run..self.recent.len() - 1).copied().collect();
@@ -219,7 +247,8 @@ impl Session {
             return Ok(());
         }
         let kept = self.recent.len().min(MAX_RECENT);
-        let words: Vec<u32> = std::iter::once(kept as u32).chain(self.recent.range(self.recent.len() - kept..).copied()).collect();
+        let words: Vec<u32> =
+            std::iter::once(kept as u32).chain(self.recent.range(self.recent.len() - kept..).copied()).collect();
         engine.executor.write(engine.model.recent, 0, bytemuck::cast_slice(&words))
     }
 }

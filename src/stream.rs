@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::sampler::Sampling;
 use crate::session::Session;
+use crate::tokenizer::Tokenizer;
 
 /// Why a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +55,12 @@ pub struct TextStream {
     ended: Option<StopReason>,
 }
 
-/// What one step brought.
-#[derive(Clone, Debug, Default)]
+/// One token of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Its tokens.
-    pub ids: Vec<u32>,
-    /// The characters that became whole; may be empty.
+    /// Its id.
+    pub id: u32,
+    /// The characters that became whole with it; may be empty.
     pub text: String,
 }
 
@@ -79,47 +80,48 @@ impl TextStream {
     ///
     /// # Errors
     /// As [`Session::generate`]; [`crate::Error::Tokenizer`].
-    pub async fn next(&mut self, engine: &mut Engine, session: &mut Session, count: u32) -> Result<Option<Piece>> {
+    pub async fn next(&mut self, engine: &mut Engine, session: &mut Session, count: u32) -> Result<Option<Vec<Piece>>> {
         if self.ended.is_some() {
             return Ok(None);
         }
-        let endless = self.request.max_tokens == 0;
-        let room = if endless { u64::from(count) } else { self.request.max_tokens - self.produced };
-        let mut piece = Piece::default();
-        if room > 0 {
-            let tokenizer = engine.tokenizer()?;
-            let deliver = |id| {
-                piece.ids.push(id);
-                self.produced += 1;
-                if tokenizer.is_end(id) {
-                    if !endless && !self.request.ignore_eos {
-                        self.ended = Some(StopReason::Eos);
-                        return ControlFlow::Break(());
-                    }
-                    self.held.push_str(&self.detokenizer.finish());
-                    self.held.push('\n');
-                } else {
-                    self.held.push_str(&self.detokenizer.push(&tokenizer, id));
-                }
-                if let Some(at) = self.request.stop.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
-                    self.held.truncate(at);
-                    self.ended = Some(StopReason::Stop);
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            };
-            let count = room.min(u64::from(count)) as u32;
-            session.generate(engine, &self.request.sampling, count, deliver).await?;
+        let tokenizer = engine.tokenizer()?;
+        let room = match self.request.max_tokens {
+            0 => u64::from(count),
+            most => most - self.produced,
+        };
+        let sampling = self.request.sampling;
+        let mut pieces = Vec::new();
+        let deliver = |id| {
+            pieces.push(self.take(&tokenizer, id));
+            if self.ended.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        session.generate(engine, &sampling, room.min(u64::from(count)) as u32, deliver).await?;
+        Ok(Some(pieces))
+    }
+
+    /// Counts a token, turns it into text, and sees whether it ends the stream.
+    fn take(&mut self, tokenizer: &Tokenizer, id: u32) -> Piece {
+        self.produced += 1;
+        let is_endless = self.request.max_tokens == 0;
+        if !tokenizer.is_end(id) {
+            self.held.push_str(&self.detokenizer.push(tokenizer, id));
+        } else if is_endless || self.request.ignore_eos {
+            self.held.push_str(&self.detokenizer.finish());
+            self.held.push('\n');
+        } else {
+            self.ended = Some(StopReason::Eos);
         }
-        if self.ended.is_none() && !endless && self.produced >= self.request.max_tokens {
+        if let Some(at) = self.request.stop.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+            self.held.truncate(at);
+            self.ended = Some(StopReason::Stop);
+        } else if self.ended.is_none() && self.produced == self.request.max_tokens {
             self.ended = Some(StopReason::Length);
         }
         if matches!(self.ended, Some(StopReason::Length | StopReason::Eos)) {
             self.held.push_str(&self.detokenizer.finish());
         }
         let shown = if self.ended.is_some() { self.held.len() } else { self.held.len() - self.unsettled() };
-        piece.text = self.held.drain(..shown).collect();
-        Ok(Some(piece))
+        Piece { id, text: self.held.drain(..shown).collect() }
     }
 
     /// Bytes at the end of `held` that may be the beginning of a stop text.

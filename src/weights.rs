@@ -81,7 +81,8 @@ impl Directory {
     }
 
     fn place(&mut self, buffers: &mut Buffers, found: &[Found<'_>], layout: Layout) -> Matrix {
-        let name = found.iter().map(|found| found.tensor.name.trim_end_matches(".weight")).collect::<Vec<_>>().join("+");
+        let name =
+            found.iter().map(|found| found.tensor.name.trim_end_matches(".weight")).collect::<Vec<_>>().join("+");
         let rows: u32 = found.iter().map(|found| found.wanted.rows).sum();
         let blocks = found[0].wanted.cols.div_ceil(BLOCK as u32);
         let words = u64::from(rows) * u64::from(blocks) * layout.words_per_block() as u64;
@@ -107,7 +108,11 @@ impl Directory {
         let found = &find_all(gguf, &wanted)?[0];
         let padded = length.next_multiple_of(BLOCK as u32);
         let buffer = buffers.add(found.tensor.name.clone(), 4 * u64::from(padded), Purpose::Weights);
-        self.placements.push(Placement { tensor: found.tensor.clone(), kind: found.kind, target: Target::Floats(buffer) });
+        self.placements.push(Placement {
+            tensor: found.tensor.clone(),
+            kind: found.kind,
+            target: Target::Floats(buffer),
+        });
         Ok(buffer)
     }
 
@@ -135,7 +140,12 @@ impl Directory {
     ///
     /// # Errors
     /// Those of the source and the executor.
-    pub async fn load(&mut self, source: &mut Source, executor: &mut Executor, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    pub async fn load(
+        &mut self,
+        source: &mut Source,
+        executor: &mut Executor,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         self.placements.sort_by_key(|placement| placement.tensor.offset);
         let mut done = 0;
         let (mut bytes, mut quants, mut scales) = (Vec::new(), Vec::new(), Vec::new());

@@ -43,15 +43,17 @@ pub(crate) fn run(args: &GenerateArgs) -> Outcome {
     pollster::block_on(session.append(&mut engine, &prompt_ids))?;
     let mut first_token = None;
     while !interrupted() {
-        let Some(piece) = pollster::block_on(stream.next(&mut engine, &mut session, burst))? else { break };
-        first_token.get_or_insert_with(|| (seconds(), piece.ids.len()));
-        if show {
-            out.write_all(piece.text.as_bytes())?;
-            out.flush()?;
-        } else {
-            ids.extend(piece.ids);
-            text.push_str(&piece.text);
+        let Some(pieces) = pollster::block_on(stream.next(&mut engine, &mut session, burst))? else { break };
+        first_token.get_or_insert_with(|| (seconds(), pieces.len()));
+        for piece in pieces {
+            if show {
+                out.write_all(piece.text.as_bytes())?;
+            } else {
+                ids.push(piece.id);
+                text.push_str(&piece.text);
+            }
         }
+        out.flush()?;
     }
     if show {
         return Ok(());

@@ -23,7 +23,8 @@ impl CpuExecutor {
     /// # Errors
     /// [`crate::Error::DoesNotFit`] if the memory cannot be had.
     pub fn new(buffers: &Buffers, plans: Vec<Plan>, threads: Option<usize>) -> crate::Result<Self> {
-        let buffers = buffers.specs().iter().map(|spec| allocate(&spec.name, spec.bytes)).collect::<crate::Result<_>>()?;
+        let buffers =
+            buffers.specs().iter().map(|spec| allocate(&spec.name, spec.bytes)).collect::<crate::Result<_>>()?;
         Ok(Self { buffers, plans, scratch: Scratch::default(), cores: Cores::new(threads)? })
     }
 

@@ -76,11 +76,13 @@ fn twin(call: &mut Call<'_>) {
         let (q_window, q_sinks) = (&q[c * q_size..][..q_size], &q[sinks_from..][..q_size]);
         let (scored, heads) = (column.cached as usize * group * head_dim, params.n_kv_heads as usize);
         let min_heads = (SERIAL_WORK / (2 * scored).max(1)).clamp(1, heads);
-        out[..q_size].par_chunks_exact_mut(group * head_dim).with_min_len(min_heads).enumerate().for_each(|(kv_head, out)| {
-            let queries = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
-            let head = column.lane as usize * heads + kv_head;
-            vectorised(|| attend(&cache, head, column, &q_window[queries.clone()], &q_sinks[queries], out));
-        });
+        out[..q_size].par_chunks_exact_mut(group * head_dim).with_min_len(min_heads).enumerate().for_each(
+            |(kv_head, out)| {
+                let queries = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
+                let head = column.lane as usize * heads + kv_head;
+                vectorised(|| attend(&cache, head, column, &q_window[queries.clone()], &q_sinks[queries], out));
+            },
+        );
     });
 }
 

@@ -131,7 +131,10 @@ fn choose(logits: &[f32], settings: &Settings, position: u32) -> u32 {
 
 /// The id with the largest value; of equals the lowest.
 fn argmax(values: impl Iterator<Item = (u32, f32)>) -> u32 {
-    let best = values.fold((u32::MAX, f32::MIN), |best, (id, value)| if value > best.1 || best.0 == u32::MAX { (id, value) } else { best });
+    let best = values.fold(
+        (u32::MAX, f32::MIN),
+        |best, (id, value)| if value > best.1 || best.0 == u32::MAX { (id, value) } else { best },
+    );
     best.0
 }
 

@@ -122,10 +122,8 @@ fn every_way_to_floats_agrees_with_ggmls_definition() {
     for (rows, blocks) in [(1, 1), (3, 2), (2, 5)] {
         for (kind, weight) in [(TensorType::Q4_0, q4_0 as fn(&[u8], usize) -> f32), (TensorType::Q8_0, q8_0)] {
             let bytes = noise(rows * blocks * kind.block_bytes(), kind.block_bytes());
-            let expected: Vec<f32> = bytes
-                .chunks_exact(kind.block_bytes())
-                .flat_map(|block| (0..BLOCK).map(|k| weight(block, k)))
-                .collect();
+            let expected: Vec<f32> =
+                bytes.chunks_exact(kind.block_bytes()).flat_map(|block| (0..BLOCK).map(|k| weight(block, k))).collect();
             let cols = blocks * BLOCK;
             for layout in [Layout::for_type(kind), Layout::F32] {
                 let found = unpacked(kind, &bytes, rows, cols, layout);

@@ -1,0 +1,1 @@
+//! The browser: wasm-bindgen handles, no logic.
