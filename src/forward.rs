@@ -6,76 +6,18 @@
 //! logits = W_output · norm(x)        then the next token (decode) or its NLL (score)
 //! ```
 
-use std::fmt::Write;
-
 use bytemuck::{Pod, bytes_of};
 
-use crate::config::{Config, Keep};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::kernel::{Kernel, WORKGROUP};
 use crate::kernels::cache::CacheType;
 use crate::kernels::{attention, embed, gate_up, logits, nll, project, qkv, sample};
-use crate::kv_ring::KvRing;
-use crate::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, MAX_COLUMNS, Plan, Purpose};
+use crate::model::Shape;
+use crate::plan::{BufferId, Buffers, Dispatch, Plan, Purpose};
 use crate::quant::BLOCK;
 use crate::weights::{Directory, Matrix, Wanted};
-
-/// Bytes of logits of one chunk that are scored at once: the binding limit of a default WebGPU device.
-const MAX_LOGITS_BYTES: u64 = 128 << 20;
-
-/// The tensor of Llama 3's frequency factors.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
-
-/// What the plans are made for, besides the model.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// What a stream keeps.
-    pub keep: Keep,
-    /// Most tokens of one prefill step.
-    pub chunk: u32,
-    /// Number type of the cache.
-    pub cache: CacheType,
-    /// Plans that score every token of a chunk are wanted too.
-    pub scores: bool,
-    /// Invocations that share one row pair: 1 on software adapters, where barriers cost most, else 16.
-    pub lanes: u32,
-}
-
-/// A model laid out: its buffers, its plans, and where the host writes and reads.
-#[derive(Debug)]
-pub struct Model {
-    /// All buffers.
-    pub buffers: Buffers,
-    /// All plans.
-    pub plans: Vec<Plan>,
-    /// Which tensor goes where.
-    pub directory: Directory,
-    /// Slots behind the window: what may be written ahead or taken back.
-    pub slack: u32,
-    /// One token, then sampling: index into `plans`.
-    pub decode: usize,
-    /// Chunks without logits.
-    pub prefill: Series,
-    /// Chunks with the NLL of every target; empty unless asked for.
-    pub score: Series,
-    /// The columns of the next step.
-    pub columns: BufferId,
-    /// RoPE's turns per position, one u32 for each pair.
-    pub rope: BufferId,
-    /// Divisors of RoPE's frequencies, f32, if the model has some.
-    pub rope_factors: Option<BufferId>,
-    /// [`sample::Settings`].
-    pub settings: BufferId,
-    /// Recent tokens, for the repetition penalty.
-    pub recent: BufferId,
-    /// Tokens chosen.
-    pub ids: BufferId,
-    /// NLLs of a scored chunk.
-    pub nll: BufferId,
-    /// Logits of the last step.
-    pub logits: BufferId,
-}
 
 struct Layer {
     attn_norm: BufferId,
@@ -89,7 +31,7 @@ struct Layer {
 }
 
 /// Everything that the dispatches of a plan refer to.
-struct Writer<'a> {
+pub(crate) struct Forward<'a> {
     config: &'a Config,
     shape: &'a Shape,
     slots: u32,
@@ -103,151 +45,51 @@ struct Writer<'a> {
     q: BufferId,
     attended: BufferId,
     h: BufferId,
-    logits: BufferId,
+    pub(crate) logits: BufferId,
 }
 
-impl Model {
-    /// Lays a model out from its header alone.
-    ///
-    /// # Errors
-    /// [`Error::Model`] or [`Error::Unsupported`] if the tensors are not those of the architecture.
-    pub fn new(config: &Config, gguf: &Gguf, shape: &Shape) -> Result<Self> {
-        let mut buffers = Buffers::default();
-        let mut directory = Directory::default();
-        let slack = shape.chunk.max(sample::MAX_BURST + 1);
-        let slots = KvRing::new(shape.keep.sinks, shape.keep.window, slack).slots();
-
-        let add = |directory: &mut Directory, buffers: &mut Buffers, wanted: &[Wanted]| {
-            directory.matrix(gguf, buffers, wanted)
-        };
+impl<'a> Forward<'a> {
+    /// Places the weights, the cache of `slots` slots and the activations: `shape.chunk` columns of them, and logits
+    /// of `logit_columns`.
+    pub(crate) fn new(
+        config: &'a Config,
+        shape: &'a Shape,
+        (columns, rope): (BufferId, BufferId),
+        (slots, logit_columns): (u32, u32),
+        gguf: &Gguf,
+        directory: &mut Directory,
+        buffers: &mut Buffers,
+    ) -> Result<Self> {
         let (dim, vocab_size) = (config.dim, config.vocab_size);
-        let embedding = add(&mut directory, &mut buffers, &[wanted("token_embd", vocab_size, dim)])?;
+        let embedding = directory.matrix(gguf, buffers, &[wanted("token_embd", vocab_size, dim)])?;
         let layers = (0..config.n_layers)
-            .map(|n| Layer::new(n, config, gguf, shape, slots, &mut directory, &mut buffers))
+            .map(|n| Layer::new(n, config, gguf, shape, slots, directory, buffers))
             .collect::<Result<Vec<_>>>()?;
-        let output_norm = directory.vector(gguf, &mut buffers, "output_norm.weight".into(), dim)?;
+        let output_norm = directory.vector(gguf, buffers, "output_norm.weight".into(), dim)?;
         let output = match gguf.tensor("output.weight") {
-            Some(_) => add(&mut directory, &mut buffers, &[wanted("output", vocab_size, dim)])?,
+            Some(_) => directory.matrix(gguf, buffers, &[wanted("output", vocab_size, dim)])?,
             None => embedding,
         };
-        let rope_factors = match gguf.tensor(ROPE_FACTORS) {
-            Some(_) => Some(directory.vector(gguf, &mut buffers, ROPE_FACTORS.into(), config.rotary_dim / 2)?),
-            None => None,
+        let q_size = config.n_heads * config.head_dim;
+        let mut floats = |name: &str, width: u32, columns: u32| {
+            buffers.add(name, 4 * u64::from(padded(width)) * u64::from(columns), Purpose::Work)
         };
-        directory.check_complete(gguf)?;
-
-        let score_columns = match (shape.scores, MAX_LOGITS_BYTES / (4 * u64::from(vocab_size))) {
-            (false, _) => 0,
-            (true, most) => shape.chunk.min(u32::try_from(most).unwrap_or(MAX_COLUMNS)).max(1),
-        };
-        let mut work = |name: &str, words: u64| buffers.add(name, 4 * words, Purpose::Work);
-        let floats = |width: u32, columns: u32| u64::from(padded(width)) * u64::from(columns);
-        let (q_size, chunk) = (config.n_heads * config.head_dim, shape.chunk);
-        let columns_words = (size_of::<ColumnsHeader>() + MAX_COLUMNS as usize * size_of::<Column>()) as u64 / 4;
-        let writer = Writer {
+        Ok(Self {
             config,
             shape,
             slots,
-            columns: work("columns", columns_words),
-            rope: work("rope", 256),
+            columns,
+            rope,
             embedding,
             layers,
             output_norm,
             output,
-            x: work("x", floats(dim, chunk)),
-            q: work("q", 2 * u64::from(q_size) * u64::from(chunk)),
-            attended: work("attended", floats(q_size, chunk)),
-            h: work("h", floats(config.ffn_dim, chunk)),
-            logits: work("logits", floats(vocab_size, score_columns.max(1))),
-        };
-        let settings = work("settings", size_of::<sample::Settings>() as u64 / 4);
-        let recent = work("recent", 1 + sample::MAX_RECENT as u64);
-        let ids = work("ids", 1 + u64::from(sample::MAX_BURST));
-        let nll = work("nll", u64::from(chunk));
-
-        let mut plans = vec![writer.plan("decode", 1, |plan| writer.sample(plan, settings, recent, ids))?];
-        let mut series = |name: &str, most: u32, end: &dyn Fn(&mut Plan)| -> Result<Series> {
-            let mut sizes = vec![1, 8.min(most), most];
-            sizes.dedup();
-            let mut series = Series::default();
-            for columns in sizes {
-                series.plans.push((plans.len(), columns));
-                plans.push(writer.plan(name, columns, end)?);
-            }
-            Ok(series)
-        };
-        let prefill = series("prefill", chunk, &|_| {})?;
-        let score = match score_columns {
-            0 => Series::default(),
-            most => series("score", most, &|plan| writer.score(plan, nll))?,
-        };
-        let Writer { columns, rope, logits, .. } = writer;
-        Ok(Self {
-            buffers,
-            plans,
-            directory,
-            slack,
-            decode: 0,
-            prefill,
-            score,
-            columns,
-            rope,
-            rope_factors,
-            settings,
-            recent,
-            ids,
-            nll,
-            logits,
+            x: floats("x", dim, shape.chunk),
+            q: floats("q", 2 * q_size, shape.chunk),
+            attended: floats("attended", q_size, shape.chunk),
+            h: floats("h", config.ffn_dim, shape.chunk),
+            logits: floats("logits", vocab_size, logit_columns),
         })
-    }
-}
-
-impl Model {
-    /// All plans as text, one dispatch a line.
-    pub fn describe(&self) -> String {
-        let mut text = format!("dispatches per layer: {}\n", self.dispatches_per_layer());
-        for plan in &self.plans {
-            let _ = writeln!(text, "\n{} ({} dispatches)", plan.name, plan.dispatches.len());
-            for dispatch in &plan.dispatches {
-                let [x, y, z] = dispatch.workgroups;
-                let buffers: Vec<&str> =
-                    dispatch.buffers.iter().map(|&id| self.buffers.spec(id).name.as_str()).collect();
-                let _ = writeln!(
-                    text,
-                    "  {:<10} {:<18} {x} x {y} x {z}  {}",
-                    dispatch.kernel.name,
-                    dispatch.label,
-                    buffers.join(" ")
-                );
-            }
-        }
-        text
-    }
-
-    /// Dispatches of one transformer block.
-    pub fn dispatches_per_layer(&self) -> usize {
-        let first = self.plans[self.decode].dispatches.iter();
-        first.filter(|dispatch| dispatch.label.split('.').take(2).eq(["blk", "0"])).count()
-    }
-}
-
-/// The same plan for 1, 8 and the most columns.
-#[derive(Clone, Debug, Default)]
-pub struct Series {
-    /// Index of the plan, and its columns; smallest first.
-    plans: Vec<(usize, u32)>,
-}
-
-impl Series {
-    /// Most columns of one step.
-    pub fn most_columns(&self) -> u32 {
-        self.plans.last().map_or(0, |(_, columns)| *columns)
-    }
-
-    /// The smallest plan that holds so many columns; at most [`Self::most_columns`].
-    pub fn plan_for(&self, columns: u32) -> usize {
-        let fits = self.plans.iter().find(|(_, most)| *most >= columns);
-        fits.map_or(0, |(plan, _)| *plan)
     }
 }
 
@@ -256,7 +98,7 @@ fn wanted(name: &str, rows: u32, cols: u32) -> Wanted {
 }
 
 /// Floats of one column of activations: whole blocks.
-fn padded(width: u32) -> u32 {
+pub(crate) fn padded(width: u32) -> u32 {
     width.next_multiple_of(BLOCK as u32)
 }
 
@@ -299,9 +141,9 @@ impl Layer {
     }
 }
 
-impl Writer<'_> {
+impl Forward<'_> {
     /// One forward pass over up to `columns` tokens, and what `end` adds to it.
-    fn plan(&self, name: &str, columns: u32, end: impl Fn(&mut Plan)) -> Result<Plan> {
+    pub(crate) fn plan(&self, name: &str, columns: u32, end: impl Fn(&mut Plan)) -> Result<Plan> {
         let mut plan = Plan { name: format!("{name} {columns}"), columns, dispatches: vec![] };
         self.embed(&mut plan);
         for (n, layer) in self.layers.iter().enumerate() {
@@ -433,14 +275,14 @@ impl Writer<'_> {
         self.push_matrix(plan, &logits::KERNEL, "output", &params, &buffers, matrix, matrix.rows.div_ceil(2));
     }
 
-    fn score(&self, plan: &mut Plan, nll: BufferId) {
+    pub(crate) fn score(&self, plan: &mut Plan, nll: BufferId) {
         self.logits(plan);
         let params = nll::Params { vocab_size: self.config.vocab_size, stride: padded(self.config.vocab_size) };
         let workgroups = [1, plan.columns, 1];
         push(plan, &nll::KERNEL, "score", &params, &[self.columns, self.logits, nll], &[], workgroups);
     }
 
-    fn sample(&self, plan: &mut Plan, settings: BufferId, recent: BufferId, ids: BufferId) {
+    pub(crate) fn sample(&self, plan: &mut Plan, settings: BufferId, recent: BufferId, ids: BufferId) {
         self.logits(plan);
         let params = sample::Params {
             vocab_size: self.config.vocab_size,

@@ -31,6 +31,7 @@ pub mod kv_ring;
 pub mod mutants;
 
 pub mod forward;
+pub mod model;
 pub mod plan;
 
 pub mod executor;
