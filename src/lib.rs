@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod executor;
+pub mod gpu;
 pub mod kernel;
 pub mod kernels;
 pub mod kv_ring;
