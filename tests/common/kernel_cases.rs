@@ -2,6 +2,8 @@
 //!
 //! Included by `tests/kernels.rs` and by the browser's tests: no files, no threads, no clock.
 
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "part of a test, included by path")]
+
 use bytemuck::{Pod, bytes_of, cast_slice};
 use half::f16;
 use sinkstream::executor::cpu::CpuExecutor;
@@ -493,8 +495,8 @@ const HEADS: [Heads; 7] = [
     heads(2, 1, 256, 0, 0),
 ];
 
-/// Columns of a prefill chunk or of several streams: `cached` tokens before the first.
-fn streaming_columns(count: u32, sinks: u32, window: u32, slots: u32, written: u64, lane: u32) -> Vec<Column> {
+/// A prefill chunk: neighbouring tokens of a stream that begins at position `start`, after `written` tokens.
+fn streaming_columns(count: u32, (sinks, window, written): (u32, u32, u64), start: u32, slots: u32) -> Vec<Column> {
     let column = |ahead: u32| {
         let index = written + u64::from(ahead);
         let capacity = u64::from(sinks + window);
@@ -502,12 +504,12 @@ fn streaming_columns(count: u32, sinks: u32, window: u32, slots: u32, written: u
         let slot = if index < u64::from(sinks) { index } else { u64::from(sinks) + (index - u64::from(sinks)) % ring };
         Column {
             token: 0,
-            position: index as u32,
+            position: start.wrapping_add(index as u32),
             slot: slot as u32,
             cached: index.min(capacity) as u32,
             sinks,
             capacity: capacity as u32,
-            lane,
+            lane: 1,
             target: 0,
         }
     };
@@ -523,15 +525,16 @@ fn qkv_cases() -> Cases {
             let cut = Cut { layout: LAYOUTS[j], lanes, columns, tile };
             let cache = [CacheType::F16, CacheType::F32][i % 2];
             let (sinks, window) = [(0, 40), (1, 20), (4, 9)][j % 3];
-            let written = [0, 3, 1000, (1 << 32) - 5, 77][j];
+            let written = [0, 0, 2, (1 << 32) - 5, 77][j];
+            let start = [0, 5000, u32::MAX - 3, 0, 1][j]; // not 0: sinks keep their in-cache position
             let dim = [1, 31, 32, 33, 65, 96, 320][(i + j) % 7];
-            push_qkv(&mut cases, &mut random, heads, cut, cache, (sinks, window, written), dim, None);
+            push_qkv(&mut cases, &mut random, heads, cut, cache, (sinks, window, written), start, dim, None);
         }
     }
     // Three dispatches of one layer whose matrices differ in layout: each has its own rows and leaves the others' alone.
     for part in 0..3 {
         let cut = Cut { layout: Layout::Q8, lanes: 16, columns: (9, 9), tile: 8 };
-        push_qkv(&mut cases, &mut random, HEADS[4], cut, CacheType::F16, (4, 9, 30), 64, Some(part));
+        push_qkv(&mut cases, &mut random, HEADS[4], cut, CacheType::F16, (4, 9, 30), 0, 64, Some(part));
     }
     cases
 }
@@ -543,13 +546,14 @@ fn push_qkv(
     heads: Heads,
     cut: Cut,
     cache: CacheType,
-    (sinks, window, written): (u32, u32, u64),
+    stream: (u32, u32, u64),
+    start: u32,
     dim: u32,
     part: Option<u32>,
 ) {
     let Heads { n_heads, n_kv_heads, head_dim, rotary_dim, halves } = heads;
     let (of_plan, active) = cut.columns;
-    let slots = sinks + window + of_plan;
+    let slots = stream.0 + stream.1 + of_plan;
     let (half, lanes_of_cache) = (head_dim / 2, 2);
     let pairs_of = [n_heads * half, n_kv_heads * half, n_kv_heads * half];
     let (first_pair, pairs) = match part {
@@ -574,9 +578,9 @@ fn push_qkv(
         slots,
         columns: of_plan,
     };
-    let columns = streaming_columns(active, sinks, window, slots, written, 1);
+    let columns = streaming_columns(active, stream, start, slots);
     let rotary_half = (rotary_dim / 2) as usize;
-    let mut rope = vec![0_u32; 256];
+    let mut rope: Vec<_> = (0..256).map(|_| random.word()).collect(); // nonsense behind what is rotated
     for (i, frequency) in rope.iter_mut().enumerate().take(rotary_half) {
         *frequency = turns_per_position(10_000_f64.powf(-(i as f64) / rotary_half as f64));
     }
@@ -593,7 +597,7 @@ fn push_qkv(
     let mut overrides = cut.overrides();
     overrides.push(("CACHE_F32", u32::from(cache == CacheType::F32)));
     cases.push(
-        format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {sinks} + {window}, {written} written, part {part:?}"),
+        format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {stream:?} from {start}, part {part:?}"),
         &qkv::KERNEL,
         &params,
         vec![
@@ -652,7 +656,7 @@ fn attention_cases() -> Cases {
             let stride = (n_heads * head_dim).next_multiple_of(32);
             let params =
                 attention::Params { n_heads, n_kv_heads, heads: of_workgroup, half, slots, columns: of_plan, stride };
-            let columns = streaming_columns(active, sinks, window, slots, written, 1);
+            let columns = streaming_columns(active, (sinks, window, written), 0, slots);
             let q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 2.0 / (head_dim as f32).sqrt() * 2.0);
             let pairs = (2 * n_kv_heads * slots * half) as usize;
             let (k, v) = (cached(&mut random, cache, pairs), cached(&mut random, cache, pairs));
