@@ -9,5 +9,7 @@ pub mod mutants;
 pub mod plan;
 pub mod platform;
 pub mod quant;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 
 pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+import { hello } from "sinkstream"; console.log(hello);
