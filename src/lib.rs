@@ -1,15 +1,58 @@
 //! sinkstream: small quantized language models that stream without end.
+//!
+//! The modules in the order in which data meets them; reading them downwards is reading the program.
+//!
+//! A [`source`] gives bytes; [`gguf`] reads the header, [`config`] the model's shape from it. [`quant`] packs the weights
+//! for the GPU, [`tokenizer`] turns text to ids and [`detokenizer`] back. [`forward`] lays the model out: buffers and
+//! [`plan`]s of [`kernels`], around a [`kv_ring`] of fixed size. [`weights`] fill the buffers of an [`executor`], CPU or GPU.
+//! An [`engine`] is all of that loaded; a [`session`] is one stream of tokens on it, a [`stream`] its text.
 
 pub mod error;
-pub mod executor;
-pub mod kernel;
-pub mod kernels;
-pub mod kv_ring;
-pub mod mutants;
-pub mod plan;
-pub mod platform;
+pub mod source;
+
+pub mod gguf;
+
+pub mod config;
+
 pub mod quant;
 #[cfg(target_arch = "wasm32")]
 pub mod web;
 
+pub mod tokenizer;
+
+pub mod detokenizer;
+
+pub mod gpu;
+
+pub mod kernel;
+pub mod kernels;
+
+pub mod weights;
+
+pub mod kv_ring;
+pub mod mutants;
+
+pub mod forward;
+pub mod model;
+pub mod plan;
+
+pub mod executor;
+
+pub mod sampler;
+
+pub mod engine;
+pub mod session;
+pub mod stream;
+
+pub mod platform;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
+
+pub use config::Attention;
+pub use engine::{Device, Engine, Settings};
 pub use error::{Error, Result};
+pub use kernels::cache::CacheType;
+pub use sampler::Sampling;
+pub use session::Session;
+pub use source::Source;
+pub use stream::{Request, StopReason, TextStream};

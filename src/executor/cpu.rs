@@ -23,7 +23,8 @@ impl CpuExecutor {
     /// # Errors
     /// [`crate::Error::DoesNotFit`] if the memory cannot be had.
     pub fn new(buffers: &Buffers, plans: Vec<Plan>, threads: Option<usize>) -> crate::Result<Self> {
-        let buffers = buffers.specs().iter().map(|spec| allocate(&spec.name, spec.bytes)).collect::<crate::Result<_>>()?;
+        let buffers =
+            buffers.specs().iter().map(|spec| allocate(&spec.name, spec.bytes)).collect::<crate::Result<_>>()?;
         Ok(Self { buffers, plans, scratch: Scratch::default(), cores: Cores::new(threads)? })
     }
 
@@ -49,6 +50,11 @@ impl CpuExecutor {
     pub fn read(&self, buffer: BufferId, offset: u64, bytes: &mut [u8]) {
         let source: &[u8] = bytemuck::cast_slice(&self.buffers[buffer.0]);
         bytes.copy_from_slice(&source[offset as usize..][..bytes.len()]);
+    }
+
+    /// What it runs on, for reports.
+    pub fn adapter(&self) -> String {
+        format!("{} threads", self.cores.count())
     }
 
     /// Bytes of all buffers.

@@ -17,6 +17,11 @@ use crate::kernel::{Kernel, read, uniform, write};
 use crate::plan::Column;
 use crate::platform::vectorised;
 
+/// Most query heads of one workgroup.
+pub const MAX_HEADS: u32 = 8;
+/// Most pairs of output of one workgroup: 16 for each invocation.
+pub const MAX_ITEMS: u32 = 1024;
+
 /// Mirrors `Params` in `shaders/attention.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
@@ -25,9 +30,9 @@ pub struct Params {
     pub n_heads: u32,
     /// Key and value heads.
     pub n_kv_heads: u32,
-    /// Query heads that one workgroup serves: a divisor of `n_heads / n_kv_heads`, at most 8.
+    /// Query heads that one workgroup serves: a divisor of `n_heads / n_kv_heads`, at most [`MAX_HEADS`].
     pub heads: u32,
-    /// Pairs of a head: `head_dim / 2`; `heads · half` is at most 1,024.
+    /// Pairs of a head: `head_dim / 2`; `heads · half` is at most [`MAX_ITEMS`].
     pub half: u32,
     /// Slots of one head of one lane of the cache.
     pub slots: u32,
@@ -71,11 +76,13 @@ fn twin(call: &mut Call<'_>) {
         let (q_window, q_sinks) = (&q[c * q_size..][..q_size], &q[sinks_from..][..q_size]);
         let (scored, heads) = (column.cached as usize * group * head_dim, params.n_kv_heads as usize);
         let min_heads = (SERIAL_WORK / (2 * scored).max(1)).clamp(1, heads);
-        out[..q_size].par_chunks_exact_mut(group * head_dim).with_min_len(min_heads).enumerate().for_each(|(kv_head, out)| {
-            let queries = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
-            let head = column.lane as usize * heads + kv_head;
-            vectorised(|| attend(&cache, head, column, &q_window[queries.clone()], &q_sinks[queries], out));
-        });
+        out[..q_size].par_chunks_exact_mut(group * head_dim).with_min_len(min_heads).enumerate().for_each(
+            |(kv_head, out)| {
+                let queries = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
+                let head = column.lane as usize * heads + kv_head;
+                vectorised(|| attend(&cache, head, column, &q_window[queries.clone()], &q_sinks[queries], out));
+            },
+        );
     });
 }
 

@@ -54,7 +54,8 @@ fn twin(call: &mut Call<'_>) {
         columns: call.columns(1).len(),
         norm: Some(Norm { gain: call.input(3), dim: params.dim as usize, eps: params.eps }),
     };
-    let matrix = Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };
+    let matrix =
+        Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };
     let ffn_dim = params.ffn_dim as usize;
     let ([h], scratch) = call.outputs();
     let h: &mut [f32] = bytemuck::cast_slice_mut(h);

@@ -222,7 +222,9 @@ fn dot_packed(matrix: Matrix<'_>, row: usize, x: &[f32]) -> f32 {
         Layout::F32 => add_products(&mut sums, bytemuck::cast_slice::<u32, f32>(quants), x, |w| w),
         Layout::F16 => add_products(&mut sums, bytemuck::cast_slice::<u32, u16>(quants), x, widen),
         Layout::Bf16 => {
-            add_products(&mut sums, bytemuck::cast_slice::<u32, u16>(quants), x, |w| f32::from_bits(u32::from(w) << 16));
+            add_products(&mut sums, bytemuck::cast_slice::<u32, u16>(quants), x, |w| {
+                f32::from_bits(u32::from(w) << 16)
+            });
         }
         Layout::Q8 => {
             let scales = &bytemuck::cast_slice::<u32, u16>(matrix.scales)[row * scale_words * 2..];

@@ -30,10 +30,12 @@ fn twin(call: &mut Call<'_>) {
     let logits = call.input::<f32>(2);
     let ([nll], _) = call.outputs();
     let nll: &mut [f32] = bytemuck::cast_slice_mut(nll);
-    nll.par_iter_mut().zip(columns).zip(logits.par_chunks(params.stride as usize)).for_each(|((nll, column), logits)| {
-        let logits = &logits[..params.vocab_size as usize];
-        let max = logits.iter().copied().fold(f32::MIN, f32::max);
-        let sum: f32 = logits.iter().map(|logit| (logit - max).exp()).sum();
-        *nll = sum.ln() + max - logits[column.target as usize];
-    });
+    nll.par_iter_mut().zip(columns).zip(logits.par_chunks(params.stride as usize)).for_each(
+        |((nll, column), logits)| {
+            let logits = &logits[..params.vocab_size as usize];
+            let max = logits.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f32 = logits.iter().map(|logit| (logit - max).exp()).sum();
+            *nll = sum.ln() + max - logits[column.target as usize];
+        },
+    );
 }

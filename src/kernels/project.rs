@@ -36,8 +36,10 @@ pub const KERNEL: Kernel = Kernel {
 
 fn twin(call: &mut Call<'_>) {
     let params: Params = call.params();
-    let input = Input { x: call.input(2), stride: params.in_stride as usize, columns: call.columns(1).len(), norm: None };
-    let matrix = Matrix { layout: call.layout(), quants: call.input(3), scales: call.input(4), blocks: params.blocks as usize };
+    let input =
+        Input { x: call.input(2), stride: params.in_stride as usize, columns: call.columns(1).len(), norm: None };
+    let matrix =
+        Matrix { layout: call.layout(), quants: call.input(3), scales: call.input(4), blocks: params.blocks as usize };
     let rows = params.rows as usize;
     let ([x], scratch) = call.outputs();
     let x: &mut [f32] = bytemuck::cast_slice_mut(x);

@@ -86,7 +86,8 @@ fn twin(call: &mut Call<'_>) {
         columns: columns.len(),
         norm: Some(Norm { gain: call.input(4), dim: params.dim as usize, eps: params.eps }),
     };
-    let matrix = Matrix { layout: call.layout(), quants: call.input(5), scales: call.input(6), blocks: params.blocks as usize };
+    let matrix =
+        Matrix { layout: call.layout(), quants: call.input(5), scales: call.input(6), blocks: params.blocks as usize };
     let cache = CacheType::from_constant(call.constant("CACHE_F32"));
     let ([q, k, v], scratch) = call.outputs();
     let q: &mut [f32] = bytemuck::cast_slice_mut(q);

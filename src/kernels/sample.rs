@@ -14,8 +14,8 @@ use crate::plan::{Column, ColumnsHeader};
 pub const MAX_CANDIDATES: usize = 256;
 /// Most recent tokens that the repetition penalty looks at: words of the `recent` ring.
 pub const MAX_RECENT: usize = 1024;
-/// Tokens that one batch of steps can choose before the host reads them: words of `ids`.
-pub const MAX_IDS: usize = 1024;
+/// Most tokens that one batch of steps chooses before the host reads them: words of `ids`.
+pub const MAX_BURST: u32 = 32;
 
 /// Mirrors `Params` in `shaders/sample.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -82,7 +82,7 @@ fn twin(call: &mut Call<'_>) {
     let count = recent[0];
     recent[1 + count as usize % MAX_RECENT] = id;
     recent[0] = count + 1;
-    ids[1 + ids[0] as usize % MAX_IDS] = id;
+    ids[1 + ids[0] as usize] = id;
     ids[0] += 1;
     column.token = id;
     column.position = column.position.wrapping_add(1);
@@ -131,7 +131,10 @@ fn choose(logits: &[f32], settings: &Settings, position: u32) -> u32 {
 
 /// The id with the largest value; of equals the lowest.
 fn argmax(values: impl Iterator<Item = (u32, f32)>) -> u32 {
-    let best = values.fold((u32::MAX, f32::MIN), |best, (id, value)| if value > best.1 || best.0 == u32::MAX { (id, value) } else { best });
+    let best = values.fold(
+        (u32::MAX, f32::MIN),
+        |best, (id, value)| if value > best.1 || best.0 == u32::MAX { (id, value) } else { best },
+    );
     best.0
 }
 

@@ -19,6 +19,11 @@ impl Cores {
         Ok(Self { pool })
     }
 
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
     /// Runs `work`; parallel loops inside it use these cores.
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)

@@ -21,6 +21,11 @@ impl Cores {
         Ok(Self)
     }
 
+    /// How many: one.
+    pub fn count(&self) -> usize {
+        1
+    }
+
     /// Runs `work`.
     pub fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
         work()

@@ -1,0 +1,251 @@
+//! The arguments of every command.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use sinkstream::config::Attention;
+use sinkstream::engine::{Device, Settings};
+use sinkstream::kernels::cache::CacheType;
+use sinkstream::sampler::Sampling;
+
+/// Small quantized language models that stream without end.
+#[derive(Parser)]
+#[command(name = "sinkstream", version, about, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Continue a text, without end if wanted
+    Generate(GenerateArgs),
+    /// How surprised the model is by a text
+    Perplexity(PerplexityArgs),
+    /// Text to token ids, and back
+    Tokenize(TokenizeArgs),
+    /// What a model file holds and what it will need
+    Info(InfoArgs),
+    /// The forward pass as text, one dispatch a line
+    Plan(InfoArgs),
+    /// The adapters that wgpu finds
+    Devices(DevicesArgs),
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct ModelArgs {
+    /// GGUF file; the bundled model if not given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) model: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum AttentionArg {
+    /// First and most recent tokens, positions within the cache
+    Streaming,
+    /// Most recent tokens only
+    Window,
+    /// Everything, up to a fixed capacity
+    Dense,
+    /// Each token from a fresh run over the last S + R + 1
+    Recompute,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum CacheArg {
+    F16,
+    F32,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct RunArgs {
+    /// auto (a real GPU, else the CPU), gpu (any adapter), cpu, or an adapter's number or name
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Which earlier tokens a token sees
+    #[arg(long, value_enum, default_value = "streaming", value_name = "MODE")]
+    pub(crate) attention: AttentionArg,
+    /// Tokens at the start of the stream that stay for ever [default: 4, or 1 with a sink-token model]
+    #[arg(long, value_name = "S")]
+    pub(crate) sinks: Option<u32>,
+    /// Most recent tokens that stay [default: S + R = min(2048, trained context - 1)]
+    #[arg(long, value_name = "R")]
+    pub(crate) window: Option<u32>,
+    /// Most tokens read at once
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub(crate) chunk: u32,
+    /// Number type of the cache
+    #[arg(long, value_enum, default_value = "f16")]
+    pub(crate) cache: CacheArg,
+    /// Cores of the CPU executor [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Say nothing on standard error but errors and warnings
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl RunArgs {
+    /// As the library wants it; a wrong combination ends the program with exit code 2.
+    pub(crate) fn settings(&self) -> Settings {
+        if matches!(self.attention, AttentionArg::Window | AttentionArg::Dense)
+            && self.sinks.is_some_and(|sinks| sinks > 0)
+        {
+            let mode = if matches!(self.attention, AttentionArg::Window) { "window" } else { "dense" };
+            wrong_usage(&format!("--sinks does not go with --attention {mode}; use --attention streaming"));
+        }
+        Settings {
+            device: match self.device.as_str() {
+                "auto" => Device::Auto,
+                "gpu" => Device::Gpu,
+                "cpu" => Device::Cpu,
+                name => Device::Named(name.into()),
+            },
+            attention: match self.attention {
+                AttentionArg::Streaming => Attention::Streaming,
+                AttentionArg::Window => Attention::Window,
+                AttentionArg::Dense => Attention::Dense,
+                AttentionArg::Recompute => Attention::Recompute,
+            },
+            sinks: self.sinks,
+            window: self.window,
+            chunk: self.chunk,
+            cache: match self.cache {
+                CacheArg::F16 => CacheType::F16,
+                CacheArg::F32 => CacheType::F32,
+            },
+            threads: self.threads.map(usize::from),
+            ..Settings::default()
+        }
+    }
+}
+
+/// Ends the program as clap does: one message, exit code 2.
+pub(crate) fn wrong_usage(message: &str) -> ! {
+    use clap::CommandFactory;
+    Args::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Text to continue; standard input is read if this is missing and it is not a terminal
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file", allow_hyphen_values = true)]
+    pub(crate) prompt: Option<String>,
+    /// File with the text to continue
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_file: Option<PathBuf>,
+    /// Stop after N tokens, or at an end token; 0: never
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 0)]
+    pub(crate) tokens: u64,
+    /// Go on past end tokens, shown as line breaks
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// Stop where this text appears; may be given more than once
+    #[arg(long, value_name = "TEXT", action = ArgAction::Append, allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
+    /// Show the prompt too
+    #[arg(long)]
+    pub(crate) echo: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct SamplingArgs {
+    /// 0: always the most likely token
+    #[arg(long, default_value_t = 0.8, value_name = "T")]
+    pub(crate) temperature: f32,
+    /// Only the K most likely tokens; 0: all
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    pub(crate) top_k: u32,
+    /// Only the most likely tokens that together reach this probability
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    pub(crate) top_p: f32,
+    /// Only tokens at least so likely compared to the most likely one
+    #[arg(long, default_value_t = 0.05, value_name = "P")]
+    pub(crate) min_p: f32,
+    /// Above 1: recent tokens become less likely
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    pub(crate) repeat_penalty: f32,
+    /// How many recent tokens that concerns
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    pub(crate) repeat_last_n: u32,
+    /// Seed of the random numbers [default: random, and printed]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u32>,
+}
+
+impl SamplingArgs {
+    /// As the library wants it.
+    pub(crate) fn sampling(&self, seed: u32) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            seed,
+        }
+    }
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct PerplexityArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Text file; bytes that are not UTF-8 are replaced
+    #[arg(long, value_name = "FILE", required_unless_present = "tokens_file", conflicts_with = "tokens_file")]
+    pub(crate) text: Option<PathBuf>,
+    /// JSON array of token ids, fed as they are
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens_file: Option<PathBuf>,
+    /// At most so many tokens, the first one counted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
+    pub(crate) tokens: Option<u64>,
+    /// Write the NLL of each token but the first, in nats, as a JSON array
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nll_out: Option<PathBuf>,
+    /// Let the stream's counter start here
+    #[arg(long, value_name = "P", default_value_t = 0)]
+    pub(crate) position: u64,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct TokenizeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Ids to text instead
+    #[arg(long)]
+    pub(crate) decode: bool,
+    /// Without the beginning-of-text token
+    #[arg(long)]
+    pub(crate) no_bos: bool,
+    /// Text that looks like a special token is plain text
+    #[arg(long)]
+    pub(crate) no_special: bool,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct InfoArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct DevicesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,157 @@
+//! `sinkstream info`, `plan` and `devices`: looking without running.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+use sinkstream::engine::{DEFAULT_LANES, Settings, lay_out};
+use sinkstream::gguf::{self, Gguf};
+use sinkstream::gpu;
+use sinkstream::plan::Purpose;
+
+use super::args::{DevicesArgs, InfoArgs};
+use super::{Outcome, open, print_json};
+
+/// What the file holds, and what it will need; works without a known architecture or tokenizer.
+pub(crate) fn info(args: &InfoArgs) -> Outcome {
+    let gguf = pollster::block_on(Gguf::read(&mut open(&args.model)?))?;
+    let mut types: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for tensor in &gguf.tensors {
+        let entry = types.entry(tensor.kind.to_string()).or_default();
+        *entry = (entry.0 + 1, entry.1 + tensor.bytes);
+    }
+    let memory = match lay_out(&gguf, &args.run.settings(), DEFAULT_LANES) {
+        Ok((_, keep, model)) => json!({
+            "attention": keep.attention.name(),
+            "sinks": keep.sinks,
+            "window": keep.window,
+            "weights_bytes": model.buffers.bytes(Purpose::Weights),
+            "kv_bytes": model.buffers.bytes(Purpose::Cache),
+            "work_bytes": model.buffers.bytes(Purpose::Work),
+        }),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    let metadata: BTreeMap<&str, Value> =
+        gguf.metadata.iter().map(|(key, value)| (key.as_str(), shown(value))).collect();
+    let tensors: Vec<Value> = gguf
+        .tensors
+        .iter()
+        .map(|t| json!({ "name": t.name, "type": t.kind.to_string(), "shape": t.shape, "bytes": t.bytes }))
+        .collect();
+    if args.run.json {
+        return Ok(print_json(
+            &json!({ "version": gguf.version, "metadata": metadata, "tensors": tensors, "memory": memory }),
+        )?);
+    }
+    let mut text =
+        format!("GGUF version {}, {} metadata entries, {} tensors\n\n", gguf.version, metadata.len(), tensors.len());
+    for (key, value) in &metadata {
+        let _ = writeln!(text, "{key} = {value}");
+    }
+    text.push('\n');
+    for tensor in &gguf.tensors {
+        let _ = writeln!(text, "{:<32} {:>6} {:?}", tensor.name, tensor.kind.to_string(), tensor.shape);
+    }
+    text.push('\n');
+    for (name, (count, bytes)) in &types {
+        let _ = writeln!(text, "{name}: {count} tensors, {bytes} bytes");
+    }
+    match memory.get("error").and_then(Value::as_str) {
+        Some(error) => _ = writeln!(text, "\ndoes not run: {error}"),
+        None => {
+            let bytes = |key: &str| memory[key].as_u64().unwrap_or_default();
+            let (weights, cache, work) = (bytes("weights_bytes"), bytes("kv_bytes"), bytes("work_bytes"));
+            let _ = writeln!(text, "\nmemory with {} sinks and a window of {}:", memory["sinks"], memory["window"]);
+            let _ = writeln!(
+                text,
+                "weights {weights} bytes, cache {cache} bytes, work buffers {work} bytes; {} in all",
+                weights + cache + work
+            );
+        }
+    }
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// The forward pass, one dispatch a line.
+pub(crate) fn plan(args: &InfoArgs) -> Outcome {
+    let gguf = pollster::block_on(Gguf::read(&mut open(&args.model)?))?;
+    let settings = Settings { scores: true, ..args.run.settings() };
+    let (config, _, model) = lay_out(&gguf, &settings, DEFAULT_LANES)?;
+    if args.run.json {
+        let plans: Vec<Value> = model
+            .plans
+            .iter()
+            .map(|plan| {
+                let dispatches: Vec<Value> = plan
+                    .dispatches
+                    .iter()
+                    .map(|d| json!({ "kernel": d.kernel.name, "label": d.label, "workgroups": d.workgroups }))
+                    .collect();
+                json!({ "name": plan.name, "columns": plan.columns, "dispatches": dispatches })
+            })
+            .collect();
+        return Ok(print_json(
+            &json!({ "layers": config.n_layers, "dispatches_per_layer": model.dispatches_per_layer(), "plans": plans }),
+        )?);
+    }
+    std::io::stdout().write_all(model.describe().as_bytes())?;
+    Ok(())
+}
+
+/// The adapters.
+pub(crate) fn devices(args: &DevicesArgs) -> Outcome {
+    let adapters = pollster::block_on(gpu::adapters());
+    let described: Vec<Value> =
+        adapters.iter().enumerate().map(|(index, adapter)| gpu::describe(index, adapter)).collect();
+    if args.json {
+        return Ok(print_json(&json!({ "devices": described }))?);
+    }
+    let mut out = std::io::stdout().lock();
+    if described.is_empty() {
+        writeln!(out, "no adapter: runs on the CPU executor")?;
+    }
+    for device in described {
+        writeln!(
+            out,
+            "{}: {} ({}, {}, driver {})",
+            device["index"],
+            text(&device["name"]),
+            text(&device["backend"]),
+            text(&device["type"]),
+            text(&device["driver"])
+        )?;
+        writeln!(
+            out,
+            "   tier {}; features {}; limits {}",
+            text(&device["tier"]),
+            device["features"],
+            device["limits"]
+        )?;
+    }
+    Ok(())
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// A metadata value as JSON; of an array its length alone.
+fn shown(value: &gguf::Value) -> Value {
+    match value {
+        gguf::Value::U8(value) => json!(value),
+        gguf::Value::I8(value) => json!(value),
+        gguf::Value::U16(value) => json!(value),
+        gguf::Value::I16(value) => json!(value),
+        gguf::Value::U32(value) => json!(value),
+        gguf::Value::I32(value) => json!(value),
+        gguf::Value::U64(value) => json!(value),
+        gguf::Value::I64(value) => json!(value),
+        gguf::Value::F32(value) => json!(value),
+        gguf::Value::F64(value) => json!(value),
+        gguf::Value::Bool(value) => json!(value),
+        gguf::Value::String(value) => json!(value),
+        gguf::Value::Array(array) => json!(format!("[{} entries]", array.len())),
+    }
+}

@@ -1,0 +1,185 @@
+//! A model laid out: its buffers, its plans, and where the host writes and reads. Needs the header alone, so that the
+//! memory plan is known before anything is loaded.
+
+use std::fmt::Write;
+
+use crate::config::{Config, Keep, MAX_HEAD_DIM};
+use crate::error::Result;
+use crate::forward::Forward;
+use crate::gguf::Gguf;
+use crate::kernels::cache::CacheType;
+use crate::kernels::sample;
+use crate::kv_ring::KvRing;
+use crate::plan::{BufferId, Buffers, Column, ColumnsHeader, MAX_COLUMNS, Plan, Purpose};
+use crate::weights::Directory;
+
+/// Bytes of logits of one chunk that are scored at once: the binding limit of a default WebGPU device.
+const MAX_LOGITS_BYTES: u64 = 128 << 20;
+
+/// The tensor of Llama 3's frequency factors.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// What the plans are made for, besides the model.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// What a stream keeps.
+    pub keep: Keep,
+    /// Most tokens of one prefill step.
+    pub chunk: u32,
+    /// Number type of the cache.
+    pub cache: CacheType,
+    /// Plans that score every token of a chunk are wanted too.
+    pub scores: bool,
+    /// Invocations that share one row pair: 1 on software adapters, where barriers cost most, else 16.
+    pub lanes: u32,
+}
+
+/// A model laid out: its buffers, its plans, and where the host writes and reads.
+#[derive(Debug)]
+pub struct Model {
+    /// All buffers.
+    pub buffers: Buffers,
+    /// All plans.
+    pub plans: Vec<Plan>,
+    /// Which tensor goes where.
+    pub directory: Directory,
+    /// Slots behind the window: what may be written ahead or taken back.
+    pub slack: u32,
+    /// One token, then sampling: index into `plans`.
+    pub decode: usize,
+    /// Chunks without logits.
+    pub prefill: Series,
+    /// Chunks with the NLL of every target; empty unless asked for.
+    pub score: Series,
+    /// The columns of the next step.
+    pub columns: BufferId,
+    /// RoPE's turns per position, one u32 for each pair.
+    pub rope: BufferId,
+    /// Divisors of RoPE's frequencies, f32, if the model has some.
+    pub rope_factors: Option<BufferId>,
+    /// [`sample::Settings`].
+    pub settings: BufferId,
+    /// Recent tokens, for the repetition penalty.
+    pub recent: BufferId,
+    /// Tokens chosen.
+    pub ids: BufferId,
+    /// NLLs of a scored chunk.
+    pub nll: BufferId,
+    /// Logits of the last step.
+    pub logits: BufferId,
+}
+
+impl Model {
+    /// Lays a model out from its header alone.
+    ///
+    /// # Errors
+    /// [`Error::Model`] or [`Error::Unsupported`] if the tensors are not those of the architecture.
+    pub fn new(config: &Config, gguf: &Gguf, shape: &Shape) -> Result<Self> {
+        let slack = shape.chunk.max(sample::MAX_BURST + 1);
+        let slots = KvRing::new(shape.keep.sinks, shape.keep.window, slack).slots();
+        let score_columns = match (shape.scores, MAX_LOGITS_BYTES / (4 * u64::from(config.vocab_size))) {
+            (false, _) => 0,
+            (true, most) => shape.chunk.min(u32::try_from(most).unwrap_or(MAX_COLUMNS)).max(1),
+        };
+        let mut buffers = Buffers::default();
+        let mut directory = Directory::default();
+        let mut work = |name: &str, bytes: usize| buffers.add(name, bytes as u64, Purpose::Work);
+        let columns = work("columns", size_of::<ColumnsHeader>() + MAX_COLUMNS as usize * size_of::<Column>());
+        let rope = work("rope", 4 * MAX_HEAD_DIM as usize / 2);
+        let settings = work("settings", size_of::<sample::Settings>());
+        let recent = work("recent", 4 * (1 + sample::MAX_RECENT));
+        let ids = work("ids", 4 * (1 + sample::MAX_BURST as usize));
+        let nll = work("nll", 4 * shape.chunk as usize);
+        let sizes = (slots, score_columns.max(1));
+        let forward = Forward::new(config, shape, (columns, rope), sizes, gguf, &mut directory, &mut buffers)?;
+        let rope_factors = match gguf.tensor(ROPE_FACTORS) {
+            Some(_) => Some(directory.vector(gguf, &mut buffers, ROPE_FACTORS.into(), config.rotary_dim / 2)?),
+            None => None,
+        };
+        directory.check_complete(gguf)?;
+
+        let mut plans = vec![forward.plan("decode", 1, |plan| forward.sample(plan, settings, recent, ids))?];
+        let mut series = |name: &str, most: u32, end: &dyn Fn(&mut Plan)| -> Result<Series> {
+            let mut sizes = vec![1, 8.min(most), most];
+            sizes.dedup();
+            let mut series = Series::default();
+            for columns in sizes {
+                series.plans.push((plans.len(), columns));
+                plans.push(forward.plan(name, columns, end)?);
+            }
+            Ok(series)
+        };
+        let prefill = series("prefill", shape.chunk, &|_| {})?;
+        let score = match score_columns {
+            0 => Series::default(),
+            most => series("score", most, &|plan| forward.score(plan, nll))?,
+        };
+        let logits = forward.logits;
+        Ok(Self {
+            buffers,
+            plans,
+            directory,
+            slack,
+            decode: 0,
+            prefill,
+            score,
+            columns,
+            rope,
+            rope_factors,
+            settings,
+            recent,
+            ids,
+            nll,
+            logits,
+        })
+    }
+}
+
+impl Model {
+    /// All plans as text, one dispatch a line.
+    pub fn describe(&self) -> String {
+        let mut text = format!("dispatches per layer: {}\n", self.dispatches_per_layer());
+        for plan in &self.plans {
+            let _ = writeln!(text, "\n{} ({} dispatches)", plan.name, plan.dispatches.len());
+            for dispatch in &plan.dispatches {
+                let [x, y, z] = dispatch.workgroups;
+                let buffers: Vec<&str> =
+                    dispatch.buffers.iter().map(|&id| self.buffers.spec(id).name.as_str()).collect();
+                let _ = writeln!(
+                    text,
+                    "  {:<10} {:<18} {x} x {y} x {z}  {}",
+                    dispatch.kernel.name,
+                    dispatch.label,
+                    buffers.join(" ")
+                );
+            }
+        }
+        text
+    }
+
+    /// Dispatches of one transformer block.
+    pub fn dispatches_per_layer(&self) -> usize {
+        let first = self.plans[self.decode].dispatches.iter();
+        first.filter(|dispatch| dispatch.label.split('.').take(2).eq(["blk", "0"])).count()
+    }
+}
+
+/// The same plan for 1, 8 and the most columns.
+#[derive(Clone, Debug, Default)]
+pub struct Series {
+    /// Index of the plan, and its columns; smallest first.
+    plans: Vec<(usize, u32)>,
+}
+
+impl Series {
+    /// Most columns of one step.
+    pub fn most_columns(&self) -> u32 {
+        self.plans.last().map_or(0, |(_, columns)| *columns)
+    }
+
+    /// The smallest plan that holds so many columns; at most [`Self::most_columns`].
+    pub fn plan_for(&self, columns: u32) -> usize {
+        let fits = self.plans.iter().find(|(_, most)| *most >= columns);
+        fits.map_or(0, |(plan, _)| *plan)
+    }
+}

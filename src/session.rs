@@ -1,0 +1,254 @@
+//! One endless stream: what it was given, where it stands, and how it goes on.
+//!
+//! A session is data; the engine computes. The last token given is *pending*: it is not in the cache yet, because
+//! the step that reads it also chooses its successor.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
+use crate::config::{Attention, Keep};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::kernels::sample::{MAX_BURST, MAX_RECENT};
+use crate::kv_ring::KvRing;
+use crate::plan::{Column, ColumnsHeader};
+use crate::sampler::Sampling;
+
+/// A stream of tokens.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The engine's number for it.
+    id: u64,
+    keep: Keep,
+    ring: KvRing,
+    pending: Option<u32>,
+    /// The last tokens: for the repetition penalty, and for recompute, which runs over them.
+    recent: VecDeque<u32>,
+    recent_limit: usize,
+    /// Whether the executor's list of recent tokens is behind.
+    recent_is_stale: bool,
+    delivered: u64,
+    start: u64,
+}
+
+impl Session {
+    pub(crate) fn new(id: u64, keep: Keep, slack: u32) -> Self {
+        let run = if keep.attention == Attention::Recompute { keep.window as usize + 1 } else { 0 };
+        Self {
+            id,
+            keep,
+            ring: KvRing::new(keep.sinks, keep.window, slack),
+            pending: None,
+            recent: VecDeque::new(),
+            recent_limit: MAX_RECENT.max(run),
+            recent_is_stale: true,
+            delivered: 0,
+            start: 0,
+        }
+    }
+
+    /// Lets the counter of an empty stream start at `position`.
+    pub fn start_at(&mut self, position: u64) {
+        self.start = position;
+        self.ring.reset(position);
+    }
+
+    /// Position in the stream: tokens given and generated so far, counted from the start position.
+    pub fn position(&self) -> u64 {
+        self.start + self.delivered
+    }
+
+    /// Tokens that left the cache.
+    pub fn evicted(&self) -> u64 {
+        self.delivered - u64::from(self.cached())
+    }
+
+    /// Tokens of the stream that the model can still see, the last one included.
+    pub fn cached(&self) -> u32 {
+        let most = u64::from(self.keep.sinks) + u64::from(self.keep.window) + 1;
+        self.delivered.min(most) as u32
+    }
+
+    /// Goes on with these tokens.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for an id outside the vocabulary, [`Error::CacheFull`] in dense mode; then nothing was taken.
+    pub async fn append(&mut self, engine: &mut Engine, ids: &[u32]) -> Result<()> {
+        self.check(engine, ids)?;
+        for piece in ids.chunks(engine.model.prefill.most_columns() as usize) {
+            let taken: Vec<u32> = self.pending.into_iter().chain(piece.iter().copied()).collect();
+            if self.keep.attention != Attention::Recompute {
+                self.prefill(engine, &taken[..taken.len() - 1])?;
+            }
+            self.remember(piece);
+        }
+        Ok(())
+    }
+
+    /// Goes on with these tokens and tells how surprised the model was by each, in nats. The stream must not be empty.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; [`Error::Settings`] on an empty stream.
+    pub async fn score(&mut self, engine: &mut Engine, ids: &[u32]) -> Result<Vec<f32>> {
+        self.check(engine, ids)?;
+        let most = match self.keep.attention {
+            Attention::Recompute => 1,
+            _ => engine.model.score.most_columns() as usize,
+        };
+        let mut nlls = vec![0.0; ids.len()];
+        for (piece, nlls) in ids.chunks(most).zip(nlls.chunks_mut(most)) {
+            let pending = self.ready(engine)?;
+            let taken: Vec<u32> = std::iter::once(pending).chain(piece.iter().copied()).collect();
+            let targets = taken[1..].iter();
+            let columns: Vec<Column> = (0..)
+                .zip(taken.iter().zip(targets))
+                .map(|(n, (&token, &target))| Column { target, ..self.ring.column(n, token) })
+                .collect();
+            let plan = engine.model.score.plan_for(columns.len() as u32);
+            self.write_columns(engine, &columns)?;
+            engine.executor.run(plan, 1)?;
+            self.ring.advance(columns.len() as u32);
+            engine.executor.read(engine.model.nll, 0, bytemuck::cast_slice_mut(nlls)).await?;
+            self.remember(piece);
+        }
+        Ok(nlls)
+    }
+
+    /// Generates up to `count` tokens and hands each to `deliver`. When that breaks off, the tokens computed ahead
+    /// are taken back: the stream stands exactly where delivery stopped. Returns the number delivered.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] on an empty stream or for impossible settings, [`Error::CacheFull`] in dense mode.
+    pub async fn generate(
+        &mut self,
+        engine: &mut Engine,
+        sampling: &Sampling,
+        count: u32,
+        mut deliver: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<u32> {
+        self.check(engine, &[])?;
+        let settings = sampling.settings()?;
+        engine.executor.write(engine.model.settings, 0, bytemuck::bytes_of(&settings))?;
+        let mut delivered = 0;
+        while delivered < count {
+            let burst = self.burst(count - delivered)?;
+            let pending = self.ready(engine)?;
+            self.write_columns(engine, &[self.ring.column(0, pending)])?;
+            self.write_recent(engine)?;
+            engine.executor.write(engine.model.ids, 0, &[0; 4])?;
+            engine.executor.run(engine.model.decode, burst)?;
+            let mut ids = [0_u32; 1 + MAX_BURST as usize];
+            engine.executor.read(engine.model.ids, 0, bytemuck::cast_slice_mut(&mut ids[..=burst as usize])).await?;
+            self.ring.advance(burst);
+            for (n, &id) in ids[1..=burst as usize].iter().enumerate() {
+                self.remember(&[id]);
+                delivered += 1;
+                if deliver(id).is_break() {
+                    self.ring.take_back(burst - 1 - n as u32);
+                    return Ok(delivered);
+                }
+            }
+            self.recent_is_stale = self.keep.attention == Attention::Recompute;
+        }
+        Ok(delivered)
+    }
+
+    /// Forgets the last `tokens` of the stream, as if they had never been: those that the last call of
+    /// [`Self::generate`] delivered and nobody wants.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for more tokens than a burst has: older ones may have pushed others out of the ring.
+    pub fn take_back(&mut self, tokens: u32) -> Result<()> {
+        if tokens > MAX_BURST || tokens as usize >= self.recent.len() {
+            return Err(Error::Settings(format!("{tokens} tokens cannot be taken back")));
+        }
+        if self.keep.attention != Attention::Recompute {
+            self.ring.take_back(tokens);
+        }
+        self.recent.truncate(self.recent.len() - tokens as usize);
+        self.pending = self.recent.back().copied();
+        self.delivered -= u64::from(tokens);
+        self.recent_is_stale = true;
+        Ok(())
+    }
+
+    /// How many tokens to compute before looking at them.
+    fn burst(&self, wanted: u32) -> Result<u32> {
+        match self.keep.attention {
+            Attention::Recompute => Ok(1),
+            Attention::Dense => match u64::from(self.keep.window) - self.delivered.min(u64::from(self.keep.window)) {
+                0 => Err(Error::CacheFull(self.delivered)),
+                room => Ok(wanted.min(MAX_BURST).min(room as u32)),
+            },
+            _ => Ok(wanted.min(MAX_BURST)),
+        }
+    }
+
+    fn check(&self, engine: &Engine, ids: &[u32]) -> Result<()> {
+        if engine.current_session != self.id {
+            return Err(Error::Settings("another session has taken this one's place on the engine".into()));
+        }
+        let vocab_size = engine.config().vocab_size;
+        if let Some(id) = ids.iter().find(|&&id| id >= vocab_size) {
+            return Err(Error::Model(format!("token {id} in a vocabulary of {vocab_size}")));
+        }
+        let is_full = self.delivered + ids.len() as u64 > u64::from(self.keep.window);
+        match self.keep.attention == Attention::Dense && is_full {
+            true => Err(Error::CacheFull(u64::from(self.keep.window))),
+            false => Ok(()),
+        }
+    }
+
+    /// The pending token, with everything before it in the cache.
+    fn ready(&mut self, engine: &mut Engine) -> Result<u32> {
+        let pending =
+            self.pending.ok_or_else(|| Error::Settings("the stream is empty: give it a token first".into()))?;
+        if self.keep.attention == Attention::Recompute {
+            let run = self.recent.len().min(self.keep.window as usize + 1);
+            let before: Vec<u32> = self.recent.range(self.recent.len() - run..self.recent.len() - 1).copied().collect();
+            self.ring.reset(0);
+            self.prefill(engine, &before)?;
+        }
+        Ok(pending)
+    }
+
+    /// Puts tokens into the cache.
+    fn prefill(&mut self, engine: &mut Engine, ids: &[u32]) -> Result<()> {
+        let most = engine.model.prefill.most_columns() as usize;
+        for piece in ids.chunks(most) {
+            let columns: Vec<Column> = (0..).zip(piece).map(|(n, &token)| self.ring.column(n, token)).collect();
+            let plan = engine.model.prefill.plan_for(columns.len() as u32);
+            self.write_columns(engine, &columns)?;
+            engine.executor.run(plan, 1)?;
+            self.ring.advance(columns.len() as u32);
+        }
+        Ok(())
+    }
+
+    /// Counts tokens as part of the stream; the last one is pending.
+    fn remember(&mut self, ids: &[u32]) {
+        self.delivered += ids.len() as u64;
+        self.pending = ids.last().copied().or(self.pending);
+        self.recent.extend(ids);
+        let excess = self.recent.len().saturating_sub(self.recent_limit);
+        self.recent.drain(..excess);
+        self.recent_is_stale = true;
+    }
+
+    fn write_columns(&self, engine: &mut Engine, columns: &[Column]) -> Result<()> {
+        let header = ColumnsHeader { active: columns.len() as u32, pad: [0; 3] };
+        engine.executor.write(engine.model.columns, 0, bytemuck::bytes_of(&header))?;
+        engine.executor.write(engine.model.columns, size_of::<ColumnsHeader>() as u64, bytemuck::cast_slice(columns))
+    }
+
+    /// Brings the executor's list of recent tokens up to date; the tokens that it chose itself are in it already.
+    fn write_recent(&mut self, engine: &mut Engine) -> Result<()> {
+        if !std::mem::take(&mut self.recent_is_stale) {
+            return Ok(());
+        }
+        let kept = self.recent.len().min(MAX_RECENT);
+        let words: Vec<u32> =
+            std::iter::once(kept as u32).chain(self.recent.range(self.recent.len() - kept..).copied()).collect();
+        engine.executor.write(engine.model.recent, 0, bytemuck::cast_slice(&words))
+    }
+}
