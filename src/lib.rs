@@ -15,8 +15,6 @@ pub mod gguf;
 pub mod config;
 
 pub mod quant;
-#[cfg(target_arch = "wasm32")]
-pub mod web;
 
 pub mod tokenizer;
 

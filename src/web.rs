@@ -13,7 +13,7 @@ use crate::kernels::cache::CacheType;
 use crate::platform::web_source;
 use crate::sampler::Sampling;
 use crate::session;
-use crate::stream::{Request, TextStream};
+use crate::stream::{self, Request, TextStream};
 
 /// Sends panics to the console, with their message.
 #[wasm_bindgen(start)]
@@ -35,13 +35,20 @@ impl Engine {
     ///
     /// # Errors
     /// As [`engine::Engine::load`].
-    pub async fn load(model: JsValue, settings: &str, progress: js_sys::Function) -> std::result::Result<Self, JsValue> {
+    pub async fn load(
+        model: JsValue,
+        settings: &str,
+        progress: js_sys::Function,
+    ) -> std::result::Result<Self, JsValue> {
         let report = &mut |Progress { loaded, total }| {
             // What the page does with the numbers is not ours to fail for.
             let _ = progress.call2(&JsValue::NULL, &(loaded as f64).into(), &(total as f64).into());
         };
-        let load = async || engine::Engine::load(web_source::source(&model).await?, &parse_settings(settings)?, report).await;
-        load().await.map(|engine| Self { engine }).map_err(thrown)
+        let load = async {
+            let settings = parse_settings(settings)?;
+            engine::Engine::load(web_source::source(&model).await?, &settings, report).await
+        };
+        load.await.map(|engine| Self { engine }).map_err(thrown)
     }
 
     /// Model, executor, adapter, attention and memory plan, as JSON.
@@ -74,9 +81,9 @@ impl Session {
     /// Goes on with this text.
     ///
     /// # Errors
-    /// As [`session::Session::append_text`].
+    /// As [`stream::append_text`].
     pub async fn append(&mut self, engine: &mut Engine, text: String) -> std::result::Result<(), JsValue> {
-        self.session.append_text(&mut engine.engine, &text).await.map_err(thrown)
+        stream::append_text(&mut engine.engine, &mut self.session, &text).await.map_err(thrown)
     }
 
     /// Begins to generate. `request`: JSON as `Sampling` in `www/src/protocol.ts`.
@@ -99,9 +106,12 @@ impl Session {
     }
 
     /// Forgets the last tokens, as if they had never been generated.
+    ///
+    /// # Errors
+    /// As [`session::Session::take_back`].
     #[wasm_bindgen(js_name = takeBack)]
-    pub fn take_back(&mut self, tokens: u32) {
-        self.session.take_back(tokens);
+    pub fn take_back(&mut self, tokens: u32) -> std::result::Result<(), JsValue> {
+        self.session.take_back(tokens).map_err(thrown)
     }
 
     /// Tokens of the stream so far.
@@ -138,12 +148,16 @@ fn thrown(error: Error) -> JsValue {
     thrown.into()
 }
 
+const MODES: [Attention; 4] = [Attention::Streaming, Attention::Window, Attention::Dense, Attention::Recompute];
+
 fn parse_settings(json: &str) -> Result<Settings> {
     let json = Fields::parse(json)?;
     let defaults = Settings::default();
     Ok(Settings {
-        device: json.one_of("device", &[("auto", Device::Auto), ("gpu", Device::Gpu), ("cpu", Device::Cpu)])?.unwrap_or_default(),
-        attention: json.one_of("attention", &Attention::ALL.map(|attention| (attention.name(), attention)))?.unwrap_or_default(),
+        device: json
+            .one_of("device", &[("auto", Device::Auto), ("gpu", Device::Gpu), ("cpu", Device::Cpu)])?
+            .unwrap_or_default(),
+        attention: json.one_of("attention", &MODES.map(|mode| (mode.name(), mode)))?.unwrap_or_default(),
         sinks: json.u32("sinks")?,
         window: json.u32("window")?,
         chunk: json.u32("chunk")?.unwrap_or(defaults.chunk),

@@ -77,7 +77,9 @@ impl Chunks {
             return Ok(None);
         }
         let value = Reflect::get(&result, &"value".into()).map_err(failed)?;
-        let bytes = value.dyn_into().map_err(|_| Error::Read { what: self.name.clone(), reason: "it does not consist of bytes".into() })?;
+        let bytes = value
+            .dyn_into()
+            .map_err(|_| Error::Read { what: self.name.clone(), reason: "it does not consist of bytes".into() })?;
         Ok(Some(bytes))
     }
 }
@@ -127,7 +129,8 @@ async fn fetch(url: String) -> Result<Source> {
         return Ok(Source::sequential(url, None, Box::new(body)));
     };
     let etag = response.headers().get("etag");
-    let ranges = Ranges { url: url.clone(), etag, response: Some(body), position: 0, chunk: Uint8Array::new_with_length(0) };
+    let ranges =
+        Ranges { url: url.clone(), etag, response: Some(body), position: 0, chunk: Uint8Array::new_with_length(0) };
     Ok(Source::random(url, total, Box::new(ranges)))
 }
 
@@ -137,12 +140,16 @@ async fn request(url: &str, offset: u64) -> Result<Response> {
     let response = response.map_err(|error| Error::Read { what: url.into(), reason: error.to_string() })?;
     match response.ok() {
         true => Ok(response),
-        false => Err(Error::Read { what: url.into(), reason: format!("HTTP {} {}", response.status(), response.status_text()) }),
+        false => Err(Error::Read {
+            what: url.into(),
+            reason: format!("HTTP {} {}", response.status(), response.status_text()),
+        }),
     }
 }
 
 fn body(url: &str, response: &Response) -> Result<Chunks> {
-    let stream = response.body().ok_or_else(|| Error::Read { what: url.into(), reason: "the answer is empty".into() })?;
+    let stream =
+        response.body().ok_or_else(|| Error::Read { what: url.into(), reason: "the answer is empty".into() })?;
     Chunks::new(url, &stream)
 }
 
@@ -190,7 +197,10 @@ impl Ranges {
             };
             if self.chunk.length() == 0 {
                 let next = response.chunk().await?;
-                let ended = || Error::Read { what: self.url.clone(), reason: format!("the answer ends at byte {}", self.position) };
+                let ended = || Error::Read {
+                    what: self.url.clone(),
+                    reason: format!("the answer ends at byte {}", self.position),
+                };
                 self.chunk = next.ok_or_else(ended)?;
             }
             let ready = self.chunk.length();
@@ -220,6 +230,7 @@ impl Ranges {
 }
 
 fn read_error(what: &str, error: &JsValue) -> Error {
-    let reason = error.dyn_ref::<js_sys::Error>().map_or_else(|| format!("{error:?}"), |error| String::from(error.message()));
+    let reason =
+        error.dyn_ref::<js_sys::Error>().map_or_else(|| format!("{error:?}"), |error| String::from(error.message()));
     Error::Read { what: what.into(), reason }
 }

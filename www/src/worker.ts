@@ -114,7 +114,7 @@ async function generate({ id, session: number, text, sampling, untilEnd }: Reque
   if (stoppedEarly.has(id)) return;
   const own: Running = { id, taken: 0, keep: undefined, wake: () => {} };
   running = own;
-  if (text !== "") await session.append(loaded(), text);
+  if (text !== "" || session.position === 0) await session.append(loaded(), text);
   session.begin(JSON.stringify({ ...sampling, untilEnd }));
   let computed = 0;
   for (let burst = 1; own.keep === undefined; ) {
