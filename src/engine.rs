@@ -7,11 +7,9 @@ use serde_json::{Value, json};
 use crate::config::{Attention, Config, Keep, check_chunk};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
-use crate::executor::gpu::GpuExecutor;
 use crate::gguf::Gguf;
-use crate::gpu::{self, Gpu};
+use crate::gpu::Gpu;
 use crate::kernels::cache::CacheType;
-use crate::kernels::rope::turns_per_position;
 use crate::model::{Model, Shape};
 use crate::plan::Purpose;
 use crate::session::Session;
@@ -100,38 +98,15 @@ impl Engine {
     /// Whatever is wrong with the source, the file, the settings or the device, each with its own variant.
     pub async fn load(mut source: Source, settings: &Settings, progress: &mut dyn FnMut(Progress)) -> Result<Self> {
         let gguf = Gguf::read(&mut source).await?;
-        let gpu = open_gpu(&settings.device).await?;
+        let gpu = Gpu::choose(&settings.device).await?;
         let lanes = if gpu.as_ref().is_some_and(Gpu::is_software) { 1 } else { DEFAULT_LANES };
         let (config, keep, mut model) = lay_out(&gguf, settings, lanes)?;
         let plans = std::mem::take(&mut model.plans);
-        let mut executor = match gpu {
-            Some(gpu) => Executor::Gpu(GpuExecutor::new(gpu, &model.buffers, plans).await?),
-            None => Executor::cpu(&model.buffers, plans, settings.threads)?,
-        };
-        let mut directory = std::mem::take(&mut model.directory);
-        let total = directory.file_bytes();
-        directory.load(&mut source, &mut executor, &mut |loaded| progress(Progress { loaded, total })).await?;
-        let mut engine = Self { gguf, config, keep, model, executor, current_session: 0, tokenizer: None };
-        engine.write_frequencies().await?;
-        Ok(engine)
-    }
-
-    /// Computes RoPE's frequencies in f64 and rounds them once.
-    async fn write_frequencies(&mut self) -> Result<()> {
-        let Self { config, model, executor, .. } = self;
-        let pairs = config.rotary_dim as usize / 2;
-        let mut factors = vec![1.0_f32; pairs];
-        if let Some(buffer) = model.rope_factors {
-            executor.read(buffer, 0, bytemuck::cast_slice_mut(&mut factors)).await?;
-        }
-        let turns = |(i, factor): (usize, &f32)| {
-            let exponent = -2.0 * i as f64 / f64::from(config.rotary_dim);
-            turns_per_position(
-                f64::from(config.rope_base).powf(exponent) / f64::from(config.rope_factor) / f64::from(*factor),
-            )
-        };
-        let frequencies: Vec<u32> = factors.iter().enumerate().map(turns).collect();
-        executor.write(model.rope, 0, bytemuck::cast_slice(&frequencies))
+        let mut executor = Executor::new(gpu, &model.buffers, plans, settings.threads).await?;
+        let total = model.directory.file_bytes();
+        let mut report = |loaded| progress(Progress { loaded, total });
+        model.load(&config, &mut source, &mut executor, &mut report).await?;
+        Ok(Self { gguf, config, keep, model, executor, current_session: 0, tokenizer: None })
     }
 
     /// A new, empty stream. An engine holds one at a time: a new one takes the place of the last.
@@ -173,6 +148,17 @@ impl Engine {
         self.executor.dispatches()
     }
 
+    /// A whole buffer of floats by its name in the plan, for a look inside: `logits` after a step, for example.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] if there is no such buffer; those of the executor.
+    pub async fn read_floats(&mut self, buffer: &str) -> Result<Vec<f32>> {
+        let id = self.model.buffers.find(buffer).ok_or_else(|| Error::Settings(format!("no buffer {buffer}")))?;
+        let mut floats = vec![0.0; self.model.buffers.spec(id).bytes as usize / 4];
+        self.executor.read(id, 0, bytemuck::cast_slice_mut(&mut floats)).await?;
+        Ok(floats)
+    }
+
     /// Model, executor, adapter, attention and memory plan, for reports.
     pub fn info(&self) -> Value {
         let bytes = |purpose| self.model.buffers.bytes(purpose);
@@ -205,31 +191,4 @@ pub fn lay_out(gguf: &Gguf, settings: &Settings, lanes: u32) -> Result<(Config, 
         Shape { keep, chunk: check_chunk(settings.chunk)?, cache: settings.cache, scores: settings.scores, lanes };
     let model = Model::new(&config, gguf, &shape)?;
     Ok((config, keep, model))
-}
-
-/// The GPU to run on; `None` for the CPU executor.
-async fn open_gpu(device: &Device) -> Result<Option<Gpu>> {
-    let adapters = match device {
-        Device::Cpu => return Ok(None),
-        _ => gpu::adapters().await,
-    };
-    let names = || adapters.iter().map(|adapter| adapter.get_info().name).collect::<Vec<_>>().join(", ");
-    let chosen = match device {
-        Device::Auto => match adapters.iter().find(|adapter| !gpu::is_software(adapter)) {
-            None => return Ok(None),
-            real => real,
-        },
-        Device::Named(wanted) => match wanted.parse::<usize>() {
-            Ok(number) => adapters.get(number),
-            Err(_) => {
-                adapters.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase()))
-            }
-        },
-        _ => adapters.iter().find(|adapter| !gpu::is_software(adapter)).or(adapters.first()),
-    };
-    match (chosen, device) {
-        (Some(adapter), _) => Ok(Some(Gpu::open(adapter).await?)),
-        (None, Device::Named(wanted)) => Err(Error::NoGpu(format!("no adapter {wanted:?}; there are: [{}]", names()))),
-        (None, _) => Err(Error::NoGpu("no adapter found; --device cpu runs without one".into())),
-    }
 }

@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod gpu;
 
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::plan::{BufferId, Buffers, Plan};
 use cpu::CpuExecutor;
 use gpu::GpuExecutor;
@@ -18,12 +19,15 @@ pub enum Executor {
 }
 
 impl Executor {
-    /// On the processor.
+    /// On that GPU, or on `threads` cores of the processor; all of them if `None`.
     ///
     /// # Errors
-    /// See [`CpuExecutor::new`].
-    pub fn cpu(buffers: &Buffers, plans: Vec<Plan>, threads: Option<usize>) -> Result<Self> {
-        Ok(Self::Cpu(CpuExecutor::new(buffers, plans, threads)?))
+    /// See [`CpuExecutor::new`] and [`GpuExecutor::new`].
+    pub async fn new(gpu: Option<Gpu>, buffers: &Buffers, plans: Vec<Plan>, threads: Option<usize>) -> Result<Self> {
+        Ok(match gpu {
+            Some(gpu) => Self::Gpu(GpuExecutor::new(gpu, buffers, plans).await?),
+            None => Self::Cpu(CpuExecutor::new(buffers, plans, threads)?),
+        })
     }
 
     /// Overwrites part of a buffer, before the next run. `offset` in bytes; it and the length are multiples of 4.

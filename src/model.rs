@@ -5,12 +5,15 @@ use std::fmt::Write;
 
 use crate::config::{Config, Keep, MAX_HEAD_DIM};
 use crate::error::Result;
+use crate::executor::Executor;
 use crate::forward::Forward;
 use crate::gguf::Gguf;
 use crate::kernels::cache::CacheType;
+use crate::kernels::rope::turns_per_position;
 use crate::kernels::sample;
 use crate::kv_ring::KvRing;
 use crate::plan::{BufferId, Buffers, Column, ColumnsHeader, MAX_COLUMNS, Plan, Purpose};
+use crate::source::Source;
 use crate::weights::Directory;
 
 /// Bytes of logits of one chunk that are scored at once: the binding limit of a default WebGPU device.
@@ -136,6 +139,32 @@ impl Model {
 }
 
 impl Model {
+    /// Brings the weights and RoPE's frequencies to the executor. `progress` gets the bytes of tensors loaded.
+    ///
+    /// # Errors
+    /// Those of the source and the executor.
+    pub async fn load(
+        &mut self,
+        config: &Config,
+        source: &mut Source,
+        executor: &mut Executor,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        self.directory.load(source, executor, progress).await?;
+        let mut factors = vec![1.0_f32; config.rotary_dim as usize / 2];
+        if let Some(buffer) = self.rope_factors {
+            executor.read(buffer, 0, bytemuck::cast_slice_mut(&mut factors)).await?;
+        }
+        // In f64, and rounded once: see `rope::turns_per_position`.
+        let turns = |(i, factor): (usize, &f32)| {
+            let exponent = -2.0 * i as f64 / f64::from(config.rotary_dim);
+            let radians = f64::from(config.rope_base).powf(exponent);
+            turns_per_position(radians / f64::from(config.rope_factor) / f64::from(*factor))
+        };
+        let frequencies: Vec<u32> = factors.iter().enumerate().map(turns).collect();
+        executor.write(self.rope, 0, bytemuck::cast_slice(&frequencies))
+    }
+
     /// All plans as text, one dispatch a line.
     pub fn describe(&self) -> String {
         let mut text = format!("dispatches per layer: {}\n", self.dispatches_per_layer());

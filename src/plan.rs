@@ -86,6 +86,11 @@ impl Buffers {
         &self.specs[id.0]
     }
 
+    /// The buffer of that name.
+    pub fn find(&self, name: &str) -> Option<BufferId> {
+        self.specs.iter().position(|spec| spec.name == name).map(BufferId)
+    }
+
     /// All of them, in the order of their ids.
     pub fn specs(&self) -> &[BufferSpec] {
         &self.specs

@@ -222,7 +222,7 @@ fn repack_16(bytes: &[u8], words: &mut [u32]) {
     }
 }
 
-/// One row of Q8_0: the quants are already in order.
+/// One row of `Q8_0`: the quants are already in order.
 fn repack_q8(bytes: &[u8], quants: &mut [u32], scales: &mut [u32]) {
     scales.fill(0);
     for (index, (words, block)) in quants.chunks_exact_mut(8).zip(bytes.chunks_exact(34)).enumerate() {
@@ -233,7 +233,7 @@ fn repack_q8(bytes: &[u8], quants: &mut [u32], scales: &mut [u32]) {
     }
 }
 
-/// One row of Q4_0: from byte i = weights i and i + 16 to neighbours in neighbouring bytes.
+/// One row of `Q4_0`: from byte i = weights i and i + 16 to neighbours in neighbouring bytes.
 fn repack_q4(bytes: &[u8], quants: &mut [u32], scales: &mut [u32]) {
     const LOW: u32 = 0x0f0f_0f0f;
     scales.fill(0);
@@ -261,8 +261,9 @@ fn le32(bytes: &[u8]) -> u32 {
 /// f16 to f32, exactly, for finite values. Unlike `half`'s conversion it has no branch, so that loops vectorise.
 #[inline(always)]
 pub fn widen(half: u16) -> f32 {
-    // Exponent and fraction in f32's places are 2^(127 − 15) too small.
-    let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * 5.192_296_9e33;
+    // f32's exponent counts from 127, f16's from 15.
+    const REBIAS: f32 = (1u128 << (127 - 15)) as f32;
+    let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * REBIAS;
     f32::from_bits(magnitude.to_bits() | u32::from(half & 0x8000) << 16)
 }
 

@@ -15,8 +15,8 @@ pub(super) const MAX_HEADER_BYTES: u64 = 256 << 20;
 const READ_AHEAD: [u64; 2] = [64 << 10, 4 << 20];
 /// Bytes of an array that are read at a time.
 const CHUNK: usize = 1024;
-/// Elements that a growing array has room for at first.
-const FIRST_ELEMENTS: usize = 1024;
+/// Room that a growing array starts with, in bytes of memory.
+const FIRST_BYTES: usize = 4096;
 
 /// A place in the header.
 pub(super) struct Reader<'a> {
@@ -177,6 +177,6 @@ impl<'a> Reader<'a> {
 pub(super) fn grow<T>(values: &mut Vec<T>, rest: u64) {
     if values.len() == values.capacity() {
         let rest = usize::try_from(rest).unwrap_or(usize::MAX);
-        values.reserve_exact(rest.min(values.len().max(FIRST_ELEMENTS)));
+        values.reserve_exact(rest.min(values.len().max(FIRST_BYTES.div_ceil(size_of::<T>().max(1)))));
     }
 }

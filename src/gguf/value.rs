@@ -42,7 +42,7 @@ pub enum ArrayValue {
     F32(Vec<f32>),
     Bool(Vec<bool>),
     String(Vec<String>),
-    Array(Vec<ArrayValue>),
+    Array(Vec<Self>),
     U64(Vec<u64>),
     I64(Vec<i64>),
     F64(Vec<f64>),

@@ -71,12 +71,12 @@ impl GgmlType {
     }
 }
 
-/// ggml's name, or `type 57`.
+/// ggml's name, or the number of a type that has none here.
 impl fmt::Display for GgmlType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.entry() {
             Some((_, name, ..)) => f.write_str(name),
-            None => write!(f, "type {}", self.0),
+            None => write!(f, "{}", self.0),
         }
     }
 }

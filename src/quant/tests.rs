@@ -21,14 +21,14 @@ fn packed(kind: TensorType, bytes: &[u8], rows: usize, cols: usize, layout: Layo
     (quants, scales)
 }
 
-/// Weight `k` of a Q4_0 block, from ggml's definition.
+/// Weight `k` of a `Q4_0` block, from ggml's definition.
 fn q4_0(block: &[u8], k: usize) -> f32 {
     let byte = block[2 + k % 16];
     let nibble = if k < 16 { byte % 16 } else { byte / 16 };
     f16::from_le_bytes([block[0], block[1]]).to_f32() * (i32::from(nibble) - 8) as f32
 }
 
-/// Weight `k` of a Q8_0 block, from ggml's definition.
+/// Weight `k` of a `Q8_0` block, from ggml's definition.
 fn q8_0(block: &[u8], k: usize) -> f32 {
     f16::from_le_bytes([block[0], block[1]]).to_f32() * f32::from(i8::from_le_bytes([block[2 + k]]))
 }
@@ -66,7 +66,7 @@ fn knows_ggmls_numbers_and_block_sizes() {
     assert_eq!(GgmlType(12).to_string(), "Q4_K");
     assert_eq!(GgmlType(12).block(), Some((256, 144)));
     assert_eq!((GgmlType(4).block(), GgmlType(57).block()), (None, None));
-    assert_eq!(GgmlType(57).to_string(), "type 57");
+    assert_eq!(GgmlType(57).to_string(), "57");
 }
 
 #[test]

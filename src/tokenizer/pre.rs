@@ -1,0 +1,151 @@
+//! How byte-level vocabularies cut a text into words before merging: the `tokenizer.ggml.pre` of a GGUF file.
+//!
+//! Each name stands for a list of regular expressions, applied one after the other: every match becomes a piece of
+//! its own, and so does what lies between. Names and expressions are those of llama.cpp (`llama-vocab.cpp`,
+//! `llm_tokenizer_bpe`); where it lists several names for one expression, so do we.
+
+use super::refused;
+use crate::error::{Error, Result};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{PreTokenizerWrapper, SplitDelimiterBehavior};
+
+/// GPT-2: contractions, words, numbers and signs with the space before them, runs of space.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// Llama 3: any one sign may lead a word, numbers in threes, line breaks go with the signs or spaces before them.
+const LLAMA3: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen 2: as Llama 3, but every digit alone.
+const QWEN2: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Runs of punctuation and of the ASCII signs that Unicode calls symbols (Falcon has the grave accent besides).
+const FALCON_PUNCTUATION: &str = r"[\p{P}\$\+<=>\^~\|`]+";
+const DEFAULT_PUNCTUATION: &str = r"[\p{P}\$\+<=>\^~\|]+";
+const THREE_DIGITS: &str = r"[0-9][0-9][0-9]";
+
+/// What a pre-tokenizer's name says.
+#[derive(Debug)]
+pub(super) struct Pre {
+    expressions: &'static [&'static str],
+    /// A word that is itself a token is not merged from its characters.
+    pub(super) ignore_merges: bool,
+    /// BOS is expected unless the file says otherwise.
+    pub(super) add_bos: bool,
+}
+
+impl Pre {
+    /// Looks a name up; no name is `default`, as in llama.cpp.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a name that is not in the list.
+    pub(super) fn named(name: Option<&str>) -> Result<Self> {
+        let name = name.unwrap_or("default");
+        let expressions: &[&str] = match name {
+            "default" => &[DEFAULT_PUNCTUATION, GPT2, r"\p{N}+", THREE_DIGITS],
+            "gpt-2" | "phi-2" | "jina-es" | "jina-de" | "jina-v2-es" | "jina-v2-de" | "gigachat" | "a.x-4.0"
+            | "mellum" | "modern-bert" | "exaone4" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" => {
+                &[GPT2]
+            }
+            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" | "mellum2" => {
+                &[r"\p{N}", GPT2]
+            }
+            "falcon" => &[FALCON_PUNCTUATION, GPT2, THREE_DIGITS],
+            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"
+            | "jina-v5-nano" | "dbrx" | "smaug-bpe" | "glm4" | "chatglm-bpe" => &[LLAMA3],
+            "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "megrez" | "stablelm2" | "hunyuan" | "solar-open"
+            | "grok-2" => &[QWEN2],
+            _ => {
+                return Err(Error::Unsupported {
+                    what: format!("pre-tokenizer '{name}'"),
+                    supported: "default, gpt-2, mpt, olmo, smollm, falcon, llama-bpe, qwen2 and their relatives work"
+                        .to_owned(),
+                });
+            }
+        };
+        let llama3 = expressions == [LLAMA3] && !matches!(name, "dbrx" | "smaug-bpe" | "glm4" | "chatglm-bpe");
+        Ok(Self { expressions, ignore_merges: llama3, add_bos: llama3 })
+    }
+
+    /// The expressions as parts of the `tokenizers` crate; the last part writes the bytes of each piece as characters.
+    pub(super) fn build(&self) -> Result<Sequence> {
+        let mut parts: Vec<PreTokenizerWrapper> = Vec::new();
+        for &expression in self.expressions {
+            let pattern = SplitPattern::Regex(expression.to_owned());
+            parts.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(refused)?.into());
+        }
+        parts.push(ByteLevel::new(false, false, false).into());
+        Ok(Sequence::new(parts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
+    /// The words of a text, as text.
+    fn words(pre: &str, text: &str) -> Vec<String> {
+        let mut pieces = PreTokenizedString::from(text);
+        Pre::named(Some(pre)).unwrap().build().unwrap().pre_tokenize(&mut pieces).unwrap();
+        let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        splits.into_iter().map(|(_, (start, end), _)| text[start..end].to_owned()).collect()
+    }
+
+    #[test]
+    fn cuts_as_each_name_says() {
+        let text = "I'll SHE'LL  pay $1234.5,\n\n ok~`d\t\n x ";
+        for (pre, expected) in [
+            (
+                "gpt-2",
+                &[
+                    "I", "'ll", " SHE", "'", "LL", " ", " pay", " $", "1234", ".", "5", ",", "\n\n", " ok", "~`", "d",
+                    "\t\n", " x", " ",
+                ][..],
+            ),
+            (
+                "smollm",
+                &[
+                    "I", "'ll", " SHE", "'", "LL", " ", " pay", " $", "1", "2", "3", "4", ".", "5", ",", "\n\n", " ok",
+                    "~`", "d", "\t\n", " x", " ",
+                ],
+            ),
+            (
+                "falcon",
+                &[
+                    "I", "'", "ll", " SHE", "'", "LL", " ", " pay", " ", "$", "123", "4", ".", "5", ",", "\n\n", " ok",
+                    "~`", "d", "\t\n", " x", " ",
+                ],
+            ),
+            (
+                "default",
+                &[
+                    "I", "'", "ll", " SHE", "'", "LL", " ", " pay", " ", "$", "123", "4", ".", "5", ",", "\n\n", " ok",
+                    "~", "`", "d", "\t\n", " x", " ",
+                ],
+            ),
+            (
+                "llama-bpe",
+                &[
+                    "I", "'ll", " SHE", "'LL", " ", " pay", " $", "123", "4", ".", "5", ",\n\n", " ok", "~`", "d",
+                    "\t\n", " x", " ",
+                ],
+            ),
+            (
+                "qwen2",
+                &[
+                    "I", "'ll", " SHE", "'LL", " ", " pay", " $", "1", "2", "3", "4", ".", "5", ",\n\n", " ok", "~`",
+                    "d", "\t\n", " x", " ",
+                ],
+            ),
+        ] {
+            assert_eq!(words(pre, text), expected, "{pre}");
+        }
+    }
+
+    #[test]
+    fn only_llama_3_and_its_like_ignore_merges() {
+        let of = |name| Pre::named(Some(name)).map(|pre| (pre.ignore_merges, pre.add_bos)).unwrap();
+        assert_eq!(of("llama-bpe"), (true, true));
+        assert_eq!(of("dbrx"), (false, false));
+        assert_eq!(of("qwen2"), (false, false));
+    }
+}

@@ -1,0 +1,94 @@
+//! What the tests of whole models share: the golden models, the shared data, and the comparison with a reference.
+#![allow(dead_code, reason = "every test binary uses its own part")]
+#![allow(clippy::unwrap_used, unreachable_pub, missing_docs, reason = "a test")]
+
+pub mod model_checks;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sinkstream::config::Attention;
+use sinkstream::engine::{Device, Engine, Settings};
+use sinkstream::kernels::cache::CacheType;
+use sinkstream::{Result, Source};
+
+/// Models with random weights and what PyTorch makes of them: `tests/golden/README.md`.
+pub const GOLDEN: [&str; 3] = ["odd_tied", "q8", "q4_mixed"];
+
+/// A file beside this crate's tests.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// A file of other people's data, or `None`, said out loud, where the folder is missing.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
+    if !path.exists() {
+        eprintln!("NOT CHECKED: ../shared/data/{name} is missing");
+        return None;
+    }
+    Some(path)
+}
+
+/// A JSON file.
+pub fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// An array of ids.
+pub fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// An array of numbers.
+pub fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+}
+
+/// Settings from a name such as `streaming_4_28`, `window_0_32`, `dense`, `recompute_65`.
+pub fn settings(name: &str, device: &Device, cache: CacheType, chunk: u32) -> Settings {
+    let parts: Vec<&str> = name.split('_').collect();
+    let number = |n: usize| parts.get(n).and_then(|part| part.parse::<u32>().ok());
+    let (attention, sinks, window) = match parts[0] {
+        "streaming" => (Attention::Streaming, number(1), number(2)),
+        "window" => (Attention::Window, None, number(2)),
+        "dense" => (Attention::Dense, None, Some(512)),
+        _ => (Attention::Recompute, Some(0), number(1).map(|run| run - 1)),
+    };
+    Settings { device: device.clone(), attention, sinks, window, chunk, cache, scores: true, ..Settings::default() }
+}
+
+/// A loaded model.
+pub fn load(path: &Path, settings: &Settings) -> Engine {
+    try_load(path, settings).unwrap()
+}
+
+/// A loaded model, or why not.
+pub fn try_load(path: &Path, settings: &Settings) -> Result<Engine> {
+    pollster::block_on(Engine::load(Source::open(path)?, settings, &mut |_| {}))
+}
+
+/// The NLLs of all tokens but the first, from a stream whose counter starts at `position`.
+pub fn nlls(engine: &mut Engine, tokens: &[u32], position: u64) -> Vec<f32> {
+    pollster::block_on(async {
+        let mut session = engine.session();
+        session.start_at(position);
+        session.append(engine, &tokens[..1]).await.unwrap();
+        session.score(engine, &tokens[1..]).await.unwrap()
+    })
+}
+
+/// Mean and largest absolute difference.
+pub fn difference(a: &[f32], b: &[f32]) -> (f64, f64) {
+    assert_eq!(a.len(), b.len(), "number of values");
+    let differences = a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs()));
+    let (sum, max) =
+        differences.fold((0.0, 0.0_f64), |(sum, max), d| (sum + d, if d > max || d.is_nan() { d } else { max }));
+    (sum / a.len() as f64, max)
+}
+
+/// Asserts that two series agree in the mean and everywhere.
+pub fn assert_close(a: &[f32], b: &[f32], mean: f64, largest: f64, what: &str) {
+    let (got_mean, got_largest) = difference(a, b);
+    assert!(got_mean <= mean && got_largest <= largest, "{what}: mean {got_mean:.2e}, largest {got_largest:.2e}");
+}

@@ -1,0 +1,41 @@
+//! Whole models on the GPU executor: the checks of `cpu_model.rs`, and both executors side by side.
+//!
+//! Any adapter counts, software ones too. Without one these tests fail, unless `SINKSTREAM_GPU=skip` asks for that.
+
+mod common;
+
+use common::model_checks as check;
+use sinkstream::engine::Device;
+
+fn gpu() -> Option<Device> {
+    if std::env::var("SINKSTREAM_GPU").is_ok_and(|value| value == "skip") {
+        eprintln!("NOT CHECKED: SINKSTREAM_GPU=skip");
+        return None;
+    }
+    Some(Device::Gpu)
+}
+
+macro_rules! on_gpu {
+    ($($name:ident => $check:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            if let Some(device) = gpu() {
+                let check: fn(&Device) = $check;
+                check(&device);
+            }
+        })*
+    };
+}
+
+on_gpu! {
+    every_tensor_of_a_layer_is_pytorchs => check::tensors;
+    dense_logits_are_those_of_transformers => check::dense_logits;
+    golden_models_stream_like_the_step_by_step_reference => |device| check::golden_nlls(device, &[128]);
+    a_real_model_streams_like_an_independent_stream => check::stories_nlls;
+    a_real_model_writes_its_known_text => check::stories_greedy;
+    positions_beyond_32_bits_change_nothing => check::far_positions;
+    chunk_size_changes_nothing => check::chunk_sizes;
+    tokens_taken_back_leave_no_trace => check::taking_back;
+    the_same_seed_gives_the_same_text_as_on_the_cpu => check::same_text_as_cpu;
+    nlls_are_those_of_the_cpu => check::close_to_cpu;
+}

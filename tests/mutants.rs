@@ -1,0 +1,47 @@
+//! A comparison counts once it has been seen to fail: each deliberate off-by-one must break the streaming test.
+//! Run with `cargo test --release --features mutants --test mutants`.
+#![cfg(feature = "mutants")]
+
+mod common;
+
+use common::{GOLDEN, difference, floats, golden, ids, json, load, nlls, settings};
+use sinkstream::engine::Device;
+use sinkstream::kernels::cache::CacheType;
+use sinkstream::mutants::{Mutant, switch};
+
+/// Largest difference from the reference on any golden model, in nats.
+fn largest_difference() -> f64 {
+    let of = |name: &str| {
+        let reference = json(&golden(&format!("{name}.json")));
+        let mut largest = 0.0_f64;
+        // With chunks as long as the slack, a ring that is one slot short overwrites what is still seen.
+        for chunk in [1, 64] {
+            let settings = settings("streaming_4_28", &Device::Cpu, CacheType::F32, chunk);
+            let got = nlls(&mut load(&golden(&format!("{name}.gguf")), &settings), &ids(&reference["tokens"]), 0);
+            largest = largest.max(difference(&got, &floats(&reference["nll"]["streaming_4_28"])).1);
+        }
+        largest
+    };
+    GOLDEN.map(of).into_iter().fold(0.0, f64::max)
+}
+
+/// One test, because the switch is global.
+#[test]
+fn every_mutant_makes_the_streaming_test_fail() {
+    let tolerance = 1e-3; // of the streaming test with --cache f32
+    assert!(largest_difference() <= tolerance, "without mutants the test passes");
+    for mutant in [
+        Mutant::WindowPlusOne,
+        Mutant::WindowMinusOne,
+        Mutant::SinkPositionPlusOne,
+        Mutant::SinkPositionMinusOne,
+        Mutant::SlackMinusOne,
+        Mutant::KeyWrittenLate,
+    ] {
+        switch(Some(mutant));
+        let difference = largest_difference();
+        switch(None);
+        println!("{mutant:?}: {difference:.4} nats");
+        assert!(difference > 10.0 * tolerance, "{mutant:?} goes unnoticed: {difference:.1e} nats");
+    }
+}
