@@ -1,1 +1,113 @@
-// attention
+// out = softmax(q · K) · V of one column and a group of heads, over the column's `cached` tokens and itself.
+//
+// Tiles of 64 slots: an invocation scores one slot for all heads of the group, then sums a share of the (head, pair)
+// items over the tile. Online softmax (Milakov and Gimelshein, arXiv 1805.02867; the tiling is FlashAttention's). Heads
+// of a group share one read of keys and values. Which slots a column sees is arithmetic: no mask, no copy.
+// Grid: (n_heads / heads, columns). Twin: src/kernels/attention.rs.
+
+struct Params {
+    n_heads: u32,
+    n_kv_heads: u32,
+    heads: u32,   // of one workgroup, all of one key head; at most 8
+    half: u32,    // pairs of a head; heads · half is at most 1024
+    slots: u32,   // of one head of one lane of the cache
+    columns: u32, // of the plan: the sinks' queries follow so many columns after the window's
+    stride: u32,  // floats from one column of out to the next; even
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
+@group(0) @binding(2) var<storage, read> q: array<vec2<f32>>; // [2][column][n_heads][half] pairs of f32, scaled
+@group(0) @binding(3) var<storage, read> k: array<u32>; // [lane][kv_head][slot][half] pairs, see cache.wgsl
+@group(0) @binding(4) var<storage, read> v: array<u32>; // [lane][kv_head][slot][half] pairs, see cache.wgsl
+@group(0) @binding(5) var<storage, read_write> out: array<vec2<f32>>; // [column][stride / 2], pairs [n_heads][half] of f32
+
+const TILE: u32 = 64u;      // slots at once: one for each invocation
+const HIDDEN: f32 = -3e38;  // below every score; finite, because WGSL does not promise infinities
+
+var<workgroup> scores: array<f32, 512>;     // [head][slot of the tile]: scores, then weights
+var<workgroup> highest: array<f32, 64>;     // [head][8]: largest score so far among those of eight neighbours
+var<workgroup> maximum: array<f32, 8>;      // [head]: largest score so far
+var<workgroup> correction: array<f32, 8>;   // [head]: what sums over earlier tiles must be multiplied with
+
+// The slot of the n-th token that a column sees, oldest first: the sinks, then the ring up to the column's own slot.
+fn slot_of(column: Column, n: u32) -> u32 {
+    let behind = column.cached - n;
+    let wrapped = select(0u, params.slots - column.sinks, column.slot < column.sinks + behind);
+    return select(column.slot + wrapped - behind, n, n < column.sinks);
+}
+
+@compute @workgroup_size(64)
+fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+    if (workgroup.y >= columns.active_) {
+        return;
+    }
+    let column = columns.column[workgroup.y];
+    let half = params.half;
+    let first_head = workgroup.x * params.heads;
+    let kv_head = first_head / (params.n_heads / params.n_kv_heads);
+    let cache = (column.lane * params.n_kv_heads + kv_head) * params.slots * half; // first pair of the key head
+    let q_window = (workgroup.y * params.n_heads + first_head) * half;
+    let q_sinks = q_window + params.columns * params.n_heads * half;
+    let seen = column.cached + 1u;
+
+    var totals: array<vec3<f32>, 16>; // of item n · 64 + invocation: weighted sum of its pair, sum of the weights
+    highest[invocation] = HIDDEN;
+    if (invocation < 8u) {
+        maximum[invocation] = HIDDEN;
+    }
+
+    for (var first = 0u; first < seen; first += TILE) {
+        workgroupBarrier(); // the tile before has used its weights
+        let n = first + invocation;
+        let key = cache + slot_of(column, min(n, column.cached)) * half;
+        let query = select(q_window, q_sinks, n < column.sinks);
+        for (var head = 0u; head < params.heads; head++) {
+            var score = 0.0;
+            for (var i = 0u; i < half; i++) {
+                let at = (key + i) * (1u + CACHE_F32);
+                score += dot(q[query + head * half + i], load_pair(k[at], k[at + CACHE_F32]));
+            }
+            scores[head * TILE + invocation] = select(HIDDEN, score, n < seen);
+        }
+        workgroupBarrier();
+        if (invocation < 8u * params.heads) {
+            var high = highest[invocation];
+            for (var i = 0u; i < 8u; i++) {
+                high = max(high, scores[8u * invocation + i]);
+            }
+            highest[invocation] = high;
+        }
+        workgroupBarrier();
+        if (invocation < params.heads) {
+            var high = HIDDEN;
+            for (var i = 0u; i < 8u; i++) {
+                high = max(high, highest[8u * invocation + i]);
+            }
+            correction[invocation] = exp(max(maximum[invocation] - high, -80.0)); // the first tile's meets zeros
+            maximum[invocation] = high;
+        }
+        workgroupBarrier();
+        for (var head = 0u; head < params.heads; head++) {
+            let at = head * TILE + invocation;
+            scores[at] = select(0.0, exp(max(scores[at] - maximum[head], -1e4)), n < seen);
+        }
+        workgroupBarrier();
+        let count = min(TILE, seen - first);
+        for (var item = invocation; item < params.heads * half; item += TILE) {
+            let head = item / half;
+            var total = totals[item / TILE] * correction[head];
+            for (var i = 0u; i < count; i++) {
+                let at = (cache + slot_of(column, first + i) * half + item % half) * (1u + CACHE_F32);
+                total += scores[head * TILE + i] * vec3<f32>(load_pair(v[at], v[at + CACHE_F32]), 1.0);
+            }
+            totals[item / TILE] = total;
+        }
+    }
+
+    let at = workgroup.y * (params.stride / 2u) + first_head * half;
+    for (var item = invocation; item < params.heads * half; item += TILE) {
+        let total = totals[item / TILE];
+        out[at + item] = total.xy / total.z;
+    }
+}

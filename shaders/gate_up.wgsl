@@ -1,1 +1,53 @@
-// gate_up
+// h = silu(W_gate · x̂) ⊙ (W_up · x̂), x̂ = x / rms(x) · gain, silu(g) = g / (1 + exp(-g)): SwiGLU (Shazeer,
+// arXiv 2002.05202).
+//
+// Row pair i is row i of the gate and row i of the up matrix, ffn_dim rows further on. Grid: (ffn_dim · LANES / 64,
+// columns / COLUMNS, excess of x). Twin: src/kernels/gate_up.rs.
+
+struct Params {
+    ffn_dim: u32,    // rows of h; W holds as many gate rows, then as many up rows
+    blocks: u32,     // blocks of 32 weights in a row
+    in_stride: u32,  // floats from one column of x to the next; a multiple of 4
+    out_stride: u32, // floats from one column of h to the next
+    dim: u32,        // divisor of the mean square
+    eps: f32,        // added to it
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [column][in_stride / 4], f32, zero behind dim
+@group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>; // [blocks · 8], f32
+@group(0) @binding(4) var<storage, read> quants: array<vec4<u32>>; // [2 · ffn_dim][blocks][words / 4], see weights.wgsl
+@group(0) @binding(5) var<storage, read> scales: array<u32>; // [2 · ffn_dim][ceil(blocks / 2)], two f16 a word
+@group(0) @binding(6) var<storage, read_write> h: array<f32>; // [column][out_stride], f32
+
+fn load_input(column: u32, word: u32) -> vec4<f32> {
+    return x[column * (params.in_stride / 4u) + word] * gain[word];
+}
+
+@compute @workgroup_size(64)
+fn gate_up(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let first_row = (workgroup.x + workgroup.z * grid.x) * PAIRS;
+    let first_column = workgroup.y * COLUMNS;
+    if (first_row >= params.ffn_dim || first_column >= columns.active_) {
+        return;
+    }
+    let row = min(first_row + invocation / LANES, params.ffn_dim - 1u);
+    sum_squares(first_column, params.in_stride / 4u, 8u * params.blocks, invocation);
+    multiply(vec2<u32>(row, params.ffn_dim + row), params.blocks, first_column, invocation);
+
+    for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
+        let c = item / PAIRS;
+        let column = first_column + c;
+        let row = first_row + item % PAIRS;
+        if (column < columns.active_ && row < params.ffn_dim) {
+            let y = product(item) * inverse_rms(c, params.dim, params.eps);
+            // below -80 silu is 0 to f32's last bit, and exp stays finite
+            h[column * params.out_stride + row] = y.x / (1.0 + exp(-max(y.x, -80.0))) * y.y;
+        }
+    }
+}

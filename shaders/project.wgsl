@@ -1,1 +1,51 @@
-// project
+// x += W · input: the output projection of the attention and the down projection of the feed-forward, each with the
+// residual.
+//
+// Row pair i is rows 2i and 2i + 1. Grid: (pairs · LANES / 64, columns / COLUMNS, excess of x). Twin: src/kernels/project.rs.
+
+struct Params {
+    rows: u32,       // rows of W
+    blocks: u32,     // blocks of 32 weights in a row
+    in_stride: u32,  // floats from one column of input to the next; a multiple of 4
+    out_stride: u32, // floats from one column of x to the next
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
+@group(0) @binding(2) var<storage, read> input: array<vec4<f32>>; // [column][in_stride / 4], f32, zero behind the last
+@group(0) @binding(3) var<storage, read> quants: array<vec4<u32>>; // [rows][blocks][words / 4], see weights.wgsl
+@group(0) @binding(4) var<storage, read> scales: array<u32>; // [rows][ceil(blocks / 2)], two f16 a word
+@group(0) @binding(5) var<storage, read_write> x: array<f32>; // [column][out_stride], f32
+
+fn load_input(column: u32, word: u32) -> vec4<f32> {
+    return input[column * (params.in_stride / 4u) + word];
+}
+
+@compute @workgroup_size(64)
+fn project(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let first_pair = (workgroup.x + workgroup.z * grid.x) * PAIRS;
+    let first_column = workgroup.y * COLUMNS;
+    if (2u * first_pair >= params.rows || first_column >= columns.active_) {
+        return;
+    }
+    let last_row = params.rows - 1u;
+    let row = 2u * (first_pair + invocation / LANES);
+    multiply(min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)), params.blocks, first_column, invocation);
+
+    for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
+        let column = first_column + item / PAIRS;
+        let row = 2u * (first_pair + item % PAIRS);
+        if (column < columns.active_ && row < params.rows) {
+            let y = product(item);
+            let at = column * params.out_stride + row;
+            x[at] += y.x;
+            if (row < last_row) {
+                x[at + 1u] += y.y;
+            }
+        }
+    }
+}

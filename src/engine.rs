@@ -99,7 +99,7 @@ impl Engine {
     pub async fn load(mut source: Source, settings: &Settings, progress: &mut dyn FnMut(Progress)) -> Result<Self> {
         let gguf = Gguf::read(&mut source).await?;
         let gpu = Gpu::choose(&settings.device).await?;
-        let lanes = if gpu.as_ref().is_some_and(Gpu::is_software) { 1 } else { DEFAULT_LANES };
+        let lanes = gpu.as_ref().map_or(DEFAULT_LANES, Gpu::lanes);
         let (config, keep, mut model) = lay_out(&gguf, settings, lanes)?;
         let plans = std::mem::take(&mut model.plans);
         let mut executor = Executor::new(gpu, &model.buffers, plans, settings.threads).await?;

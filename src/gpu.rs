@@ -1,28 +1,75 @@
-//! stub
-use crate::{Error, Result, engine::Device};
-/// stub
-#[derive(Debug)]
-pub struct Gpu;
-#[allow(missing_docs, clippy::all)]
-impl Gpu {
-    pub fn is_software(&self) -> bool {
-        true
-    }
-    pub async fn open(_: &wgpu::Adapter) -> Result<Self> {
-        Ok(Self)
-    }
-}
-#[allow(missing_docs)]
+//! The GPU: adapters, device and limits; remembers the first error that nobody asked for and the loss of the device.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::engine::{DEFAULT_LANES, Device};
+use crate::error::{Error, Result};
+
+/// All adapters of this machine, best first: discrete, integrated, others, software last. In a browser the one it offers.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
-    vec![]
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
+        wgpu::DeviceType::Cpu => 3,
+    });
+    adapters
 }
-#[allow(missing_docs)]
-pub fn is_software(_: &wgpu::Adapter) -> bool {
-    true
+
+/// Whether the adapter is software (llvmpipe, SwiftShader, WARP): slower than the CPU executor.
+pub fn is_software(adapter: &wgpu::Adapter) -> bool {
+    adapter.get_info().device_type == wgpu::DeviceType::Cpu
 }
-#[allow(missing_docs)]
-pub fn describe(index: usize, _: &wgpu::Adapter) -> serde_json::Value {
-    serde_json::json!({"index":index})
+
+/// What wgpu knows of an adapter, for reports.
+pub fn describe(index: usize, adapter: &wgpu::Adapter) -> Value {
+    let (info, limits) = (adapter.get_info(), adapter.limits());
+    json!({
+        "index": index,
+        "name": info.name,
+        "backend": info.backend.to_string(),
+        "driver": format!("{} {}", info.driver, info.driver_info).trim(),
+        "type": format!("{:?}", info.device_type),
+        "tier": "portable",
+        "features": FEATURES.into_iter().filter(|(_, feature)| adapter.features().contains(*feature)).map(|(name, _)| name).collect::<Vec<_>>(),
+        "limits": {
+            "max_buffer_size": limits.max_buffer_size,
+            "max_storage_buffer_binding_size": limits.max_storage_buffer_binding_size,
+            "max_storage_buffers_per_shader_stage": limits.max_storage_buffers_per_shader_stage,
+            "max_compute_invocations_per_workgroup": limits.max_compute_invocations_per_workgroup,
+            "max_compute_workgroup_storage_size": limits.max_compute_workgroup_storage_size,
+        },
+    })
+}
+
+/// The features that faster tiers will ask for.
+const FEATURES: [(&str, wgpu::Features); 4] = [
+    ("shader-f16", wgpu::Features::SHADER_F16),
+    ("subgroups", wgpu::Features::SUBGROUP),
+    ("timestamp-query", wgpu::Features::TIMESTAMP_QUERY),
+    ("cooperative-matrix", wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+];
+
+/// An open device. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    faults: Arc<Mutex<Faults>>,
+}
+
+/// What went wrong behind our back.
+#[derive(Debug, Default)]
+struct Faults {
+    /// Why the device was lost.
+    lost: Option<String>,
+    /// The first error outside every error scope.
+    error: Option<String>,
 }
 
 impl Gpu {
@@ -37,7 +84,7 @@ impl Gpu {
         };
         let names = || adapters.iter().map(|adapter| adapter.get_info().name).collect::<Vec<_>>().join(", ");
         let chosen = match device {
-            Device::Auto => match adapters.iter().find(|adapter| !is_software(adapter)) {
+            Device::Auto => match adapters.first().filter(|adapter| !is_software(adapter)) {
                 None => return Ok(None),
                 real => real,
             },
@@ -47,7 +94,7 @@ impl Gpu {
                     .iter()
                     .find(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase())),
             },
-            _ => adapters.iter().find(|adapter| !is_software(adapter)).or(adapters.first()),
+            Device::Gpu | Device::Cpu => adapters.first(),
         };
         match (chosen, device) {
             (Some(adapter), _) => Ok(Some(Self::open(adapter).await?)),
@@ -56,5 +103,108 @@ impl Gpu {
             }
             (None, _) => Err(Error::NoGpu("no adapter found; --device cpu runs without one".into())),
         }
+    }
+
+    /// Opens a device: the default limits of WebGPU, but buffers and bindings as large as the adapter takes.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`] if the adapter gives no such device.
+    pub async fn open(adapter: &wgpu::Adapter) -> Result<Self> {
+        let info = adapter.get_info();
+        let most = adapter.limits();
+        let defaults = wgpu::Limits::defaults();
+        let required_limits = wgpu::Limits {
+            max_buffer_size: most.max_buffer_size.max(defaults.max_buffer_size),
+            max_storage_buffer_binding_size: most
+                .max_storage_buffer_binding_size
+                .max(defaults.max_storage_buffer_binding_size),
+            ..defaults
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("sinkstream"),
+            required_limits,
+            memory_hints: wgpu::MemoryHints::MemoryUsage, // everything is allocated once
+            ..Default::default()
+        };
+        let opened = adapter.request_device(&descriptor).await;
+        let (device, queue) = opened.map_err(|error| Error::NoGpu(format!("{}: {error}", info.name)))?;
+        Ok(Self::new(device, queue, info))
+    }
+
+    /// Takes a device, whoever opened it.
+    pub fn new(device: wgpu::Device, queue: wgpu::Queue, info: wgpu::AdapterInfo) -> Self {
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let seen = Arc::clone(&faults);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            let mut faults = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            faults.error.get_or_insert_with(|| error.to_string());
+        }));
+        let seen = Arc::clone(&faults);
+        device.set_device_lost_callback(move |reason, message| {
+            let mut faults = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            faults.lost.get_or_insert_with(|| format!("{reason:?} {message}"));
+        });
+        Self { device, queue, info, faults }
+    }
+
+    /// The adapter's name, backend and driver.
+    pub fn adapter(&self) -> String {
+        let wgpu::AdapterInfo { name, backend, driver, driver_info, .. } = &self.info;
+        let name = if name.is_empty() { "unnamed adapter" } else { name };
+        match format!("{driver} {driver_info}").trim() {
+            "" => format!("{name} ({backend})"),
+            driver => format!("{name} ({backend}, {driver})"),
+        }
+    }
+
+    /// What wgpu knows of the adapter.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+
+    /// Whether the device is software; see [`is_software`].
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
+    /// Invocations that should share a row pair (override `LANES`): one where barriers cost most, else enough that
+    /// neighbours read neighbouring blocks.
+    pub fn lanes(&self) -> u32 {
+        if self.is_software() { 1 } else { DEFAULT_LANES }
+    }
+
+    /// Whether all is well so far. Cheap; asked before every submit.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or [`Error::Gpu`] with the first error that no error scope caught.
+    pub fn check(&self) -> Result<()> {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*faults {
+            Faults { lost: Some(reason), .. } => Err(Error::DeviceLost(reason.clone())),
+            Faults { error: Some(error), .. } => Err(Error::Gpu(error.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Calls `make` and waits for what the device says to it.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] with `what` if memory ran out, [`Error::Gpu`] if the device refused, [`Error::DeviceLost`].
+    pub(crate) async fn checked<T>(&self, what: &str, make: impl FnOnce() -> T) -> Result<T> {
+        let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory]
+            .map(|filter| self.device.push_error_scope(filter));
+        let made = make();
+        let [internal, validation, memory] = scopes;
+        let (memory, validation, internal) = (memory.pop(), validation.pop(), internal.pop()); // inside out
+        if let Some(error) = memory.await {
+            return Err(Error::DoesNotFit(format!("{what}: {error}")));
+        }
+        for errors in [validation.await, internal.await] {
+            if let Some(error) = errors {
+                return Err(Error::Gpu(format!("{what}: {error}")));
+            }
+        }
+        self.check()?;
+        Ok(made)
     }
 }

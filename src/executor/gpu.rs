@@ -1,33 +1,329 @@
-//! stub
-use crate::{
-    Result,
-    gpu::Gpu,
-    plan::{BufferId, Buffers, Plan},
-};
-/// stub
+//! Runs plans on a GPU through wgpu. Buffers, pipelines and bind groups exist before the first token; a step encodes
+//! the same dispatches again and submits them.
+
+use std::num::NonZeroU64;
+
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::kernel::{Access, Kernel};
+use crate::plan::{BufferId, Buffers, Dispatch, Plan};
+use crate::platform;
+
+/// Where the params of the next dispatch begin: WebGPU's alignment of uniform bindings.
+const PARAMS_STRIDE: u64 = 256;
+/// Most bytes that are read back at once.
+const STAGING_BYTES: u64 = 256 << 10;
+/// Bytes of writes after which they are handed to the device, so that a large model is never in memory twice.
+const FLUSH_BYTES: u64 = 64 << 20;
+
+/// All buffers on a device, and every plan ready to be encoded.
 #[derive(Debug)]
-pub struct GpuExecutor;
-#[allow(missing_docs, clippy::all)]
+pub struct GpuExecutor {
+    gpu: Gpu,
+    buffers: Vec<wgpu::Buffer>,
+    /// What [`Self::read`] copies through.
+    staging: wgpu::Buffer,
+    plans: Vec<Vec<Step>>,
+    bytes: u64,
+    /// Bytes written since the last submit.
+    unflushed: u64,
+    dispatches: u64,
+    submits: u64,
+}
+
+/// A dispatch, ready to be encoded.
+#[derive(Debug)]
+struct Step {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
 impl GpuExecutor {
-    pub async fn new(_: Gpu, _: &Buffers, _: Vec<Plan>) -> Result<Self> {
-        Ok(Self)
+    /// Allocates the buffers, zeroed, and compiles the pipelines.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] if a buffer is over the device's limits or memory runs out; [`Error::Gpu`] if the device
+    /// refuses a shader; [`Error::DeviceLost`].
+    pub async fn new(gpu: Gpu, buffers: &Buffers, plans: Vec<Plan>) -> Result<Self> {
+        let limits = gpu.device.limits();
+        check_sizes(buffers, &plans, &limits)?;
+        let dispatches: Vec<&Dispatch> = plans.iter().flat_map(|plan| &plan.dispatches).collect();
+        for dispatch in &dispatches {
+            let most = limits.max_compute_workgroups_per_dimension;
+            if dispatch.workgroups.iter().any(|&count| count > most) {
+                let (kernel, label, workgroups) = (dispatch.kernel, &dispatch.label, dispatch.workgroups);
+                return Err(Error::DoesNotFit(format!(
+                    "{kernel:?} {label}: {workgroups:?} workgroups, the device takes {most} in a row"
+                )));
+            }
+        }
+
+        let params_bytes = dispatches.len() as u64 * PARAMS_STRIDE;
+        let bytes = buffers.specs().iter().map(|spec| spec.bytes).sum::<u64>() + params_bytes + STAGING_BYTES;
+        let uniforms = uniforms(&dispatches);
+        let device = &gpu.device;
+        let make_buffers = || {
+            let make = |(id, spec): (usize, &crate::plan::BufferSpec)| {
+                let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+                let uniform = if uniforms.contains(&BufferId(id)) {
+                    wgpu::BufferUsages::UNIFORM
+                } else {
+                    wgpu::BufferUsages::empty()
+                };
+                buffer(device, &spec.name, spec.bytes, storage | uniform)
+            };
+            let all: Vec<_> = buffers.specs().iter().enumerate().map(make).collect();
+            let params =
+                buffer(device, "params", params_bytes, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
+            let staging =
+                buffer(device, "staging", STAGING_BYTES, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+            (all, params, staging)
+        };
+        let (all, params, staging) = gpu.checked(&format!("{bytes} bytes of buffers"), make_buffers).await?;
+
+        let mut pipelines = Pipelines::default();
+        let make_plans = || {
+            let mut params_offset = 0;
+            let mut make = |dispatch: &Dispatch| {
+                gpu.queue.write_buffer(&params, params_offset, &dispatch.params);
+                let pipeline = pipelines.get(device, dispatch);
+                let bind_group = bind_group(device, &pipeline, dispatch, &all, &params, params_offset);
+                params_offset += PARAMS_STRIDE;
+                Step { pipeline, bind_group, workgroups: dispatch.workgroups }
+            };
+            plans.iter().map(|plan| plan.dispatches.iter().map(&mut make).collect()).collect()
+        };
+        let plans = gpu.checked("pipelines", make_plans).await?;
+        Ok(Self { gpu, buffers: all, staging, plans, bytes, unflushed: 0, dispatches: 0, submits: 0 })
     }
-    pub fn write(&mut self, _: BufferId, _: u64, _: &[u8]) -> Result<()> {
+
+    /// Overwrites part of a buffer before the next run. `offset` in bytes; it and the length are multiples of 4.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or [`Error::Gpu`] for an earlier fault.
+    pub fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.gpu.check()?;
+        self.gpu.queue.write_buffer(&self.buffers[buffer.0], offset, bytes);
+        self.unflushed += bytes.len() as u64;
+        if self.unflushed > FLUSH_BYTES {
+            self.submit(None);
+        }
         Ok(())
     }
-    pub fn run(&mut self, _: usize, _: u32) -> Result<()> {
+
+    /// Begins to run a plan `times` times over: one pass, one submit. [`Self::read`] waits for it.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or [`Error::Gpu`] for an earlier fault.
+    pub fn run(&mut self, plan: usize, times: u32) -> Result<()> {
+        self.gpu.check()?;
+        let mut encoder =
+            self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
+        let mut pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
+        for _ in 0..times {
+            for Step { pipeline, bind_group, workgroups: [x, y, z] } in &self.plans[plan] {
+                pass.set_pipeline(pipeline);
+                pass.set_bind_group(0, bind_group, &[]);
+                pass.dispatch_workgroups(*x, *y, *z);
+                self.dispatches += 1;
+            }
+        }
+        drop(pass);
+        self.submit(Some(encoder.finish()));
         Ok(())
     }
-    pub async fn read(&mut self, _: BufferId, _: u64, _: &mut [u8]) -> Result<()> {
+
+    /// A copy of part of a buffer, after all that was run before. `offset` in bytes; it and the length are multiples of 4.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] or [`Error::Gpu`].
+    pub async fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let mut offset = offset;
+        for part in bytes.chunks_mut(STAGING_BYTES as usize) {
+            self.gpu.check()?;
+            let length = part.len() as u64;
+            let mut encoder =
+                self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
+            encoder.copy_buffer_to_buffer(&self.buffers[buffer.0], offset, &self.staging, 0, length);
+            self.submit(Some(encoder.finish()));
+            let (sender, mapped) = futures_channel::oneshot::channel();
+            self.staging.map_async(wgpu::MapMode::Read, ..length, move |result| {
+                let _ = sender.send(result); // nobody waits any more if the caller has gone
+            });
+            let mapped = platform::finish(&self.gpu.device, &self.gpu.queue, mapped).await;
+            self.gpu.check()?;
+            mapped?.map_err(|error| Error::Gpu(format!("read back: {error}")))?;
+            let view = self.staging.get_mapped_range(..length);
+            part.copy_from_slice(&view.map_err(|error| Error::Gpu(format!("read back: {error}")))?);
+            self.staging.unmap();
+            offset += length;
+        }
         Ok(())
     }
+
+    /// Bytes of all buffers, those of the executor's own included.
     pub fn bytes(&self) -> u64 {
-        0
+        self.bytes
     }
+
+    /// The adapter's name, backend and driver.
     pub fn adapter(&self) -> String {
-        String::new()
+        self.gpu.adapter()
     }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Dispatches encoded and submitted so far.
     pub fn dispatches(&self) -> u64 {
-        0
+        self.dispatches
     }
+
+    /// Submits so far.
+    pub fn submits(&self) -> u64 {
+        self.submits
+    }
+
+    fn submit(&mut self, commands: Option<wgpu::CommandBuffer>) {
+        self.gpu.queue.submit(commands);
+        self.submits += 1;
+        self.unflushed = 0;
+    }
+}
+
+/// The buffers that some dispatch binds as uniforms.
+fn uniforms(dispatches: &[&Dispatch]) -> Vec<BufferId> {
+    let bound = dispatches.iter().flat_map(|dispatch| dispatch.kernel.bindings[1..].iter().zip(&dispatch.buffers));
+    let mut ids: Vec<_> = bound.filter(|(binding, _)| binding.access == Access::Uniform).map(|(_, id)| *id).collect();
+    ids.sort_unstable_by_key(|id| id.0);
+    ids.dedup();
+    ids
+}
+
+/// Whether every buffer is within the limits of allocation and binding.
+fn check_sizes(buffers: &Buffers, plans: &[Plan], limits: &wgpu::Limits) -> Result<()> {
+    let refuse = |id: BufferId, most: u64, what: &str| {
+        let spec = buffers.spec(id);
+        Err(Error::DoesNotFit(format!("{} has {} bytes, the device takes {most} in one {what}", spec.name, spec.bytes)))
+    };
+    for (id, spec) in buffers.specs().iter().enumerate() {
+        if spec.bytes > limits.max_buffer_size {
+            return refuse(BufferId(id), limits.max_buffer_size, "buffer");
+        }
+    }
+    for dispatch in plans.iter().flat_map(|plan| &plan.dispatches) {
+        for (binding, id) in dispatch.kernel.bindings[1..].iter().zip(&dispatch.buffers) {
+            let most = match binding.access {
+                Access::Uniform => limits.max_uniform_buffer_binding_size,
+                Access::Read | Access::Write => limits.max_storage_buffer_binding_size,
+            };
+            if buffers.spec(*id).bytes > most {
+                return refuse(*id, most, "binding");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn buffer(device: &wgpu::Device, name: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+    device.create_buffer(&wgpu::BufferDescriptor { label: Some(name), size, usage, mapped_at_creation: false })
+}
+
+fn bind_group(
+    device: &wgpu::Device,
+    pipeline: &wgpu::ComputePipeline,
+    dispatch: &Dispatch,
+    buffers: &[wgpu::Buffer],
+    params: &wgpu::Buffer,
+    params_offset: u64,
+) -> wgpu::BindGroup {
+    let params = wgpu::BufferBinding {
+        buffer: params,
+        offset: params_offset,
+        size: NonZeroU64::new(dispatch.params.len() as u64),
+    };
+    let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
+    for (binding, id) in (1..).zip(&dispatch.buffers) {
+        entries.push(wgpu::BindGroupEntry { binding, resource: buffers[id.0].as_entire_binding() });
+    }
+    let layout = pipeline.get_bind_group_layout(0);
+    device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(&dispatch.label),
+        layout: &layout,
+        entries: &entries,
+    })
+}
+
+/// Shader modules, one a kernel, and pipelines, one for each kernel and set of constants.
+#[derive(Default)]
+struct Pipelines {
+    kernels: Vec<(&'static str, wgpu::ShaderModule, wgpu::PipelineLayout)>,
+    pipelines: Vec<(&'static str, Constants, wgpu::ComputePipeline)>,
+}
+
+type Constants = Vec<(&'static str, u32)>;
+
+impl Pipelines {
+    fn get(&mut self, device: &wgpu::Device, dispatch: &Dispatch) -> wgpu::ComputePipeline {
+        let Dispatch { kernel, overrides, .. } = dispatch;
+        let known = self.pipelines.iter().find(|(name, constants, _)| *name == kernel.name && constants == overrides);
+        if let Some((_, _, pipeline)) = known {
+            return pipeline.clone();
+        }
+        if !self.kernels.iter().any(|(name, _, _)| *name == kernel.name) {
+            self.kernels.push((kernel.name, module(device, kernel), layout(device, kernel)));
+        }
+        let of_kernel = self.kernels.iter().find(|(name, _, _)| *name == kernel.name);
+        let (_, module, layout) = of_kernel.expect("compiled just now");
+        let constants: Vec<_> = overrides.iter().map(|(name, value)| (*name, f64::from(*value))).collect();
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(layout),
+            module,
+            entry_point: Some(kernel.name),
+            // The kernels write what they read of workgroup memory.
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants,
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        self.pipelines.push((kernel.name, overrides.clone(), pipeline.clone()));
+        pipeline
+    }
+}
+
+fn module(device: &wgpu::Device, kernel: &Kernel) -> wgpu::ShaderModule {
+    let source = wgpu::ShaderSource::Wgsl(kernel.source().into());
+    device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source })
+}
+
+/// The layout that the kernel's descriptor gives. An automatic one would depend on what the constants leave in use.
+fn layout(device: &wgpu::Device, kernel: &Kernel) -> wgpu::PipelineLayout {
+    let entry = |(number, binding): (u32, &crate::kernel::Binding)| wgpu::BindGroupLayoutEntry {
+        binding: number,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: match binding.access {
+                Access::Uniform => wgpu::BufferBindingType::Uniform,
+                Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                Access::Write => wgpu::BufferBindingType::Storage { read_only: false },
+            },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let entries: Vec<_> = (0..).zip(kernel.bindings).map(entry).collect();
+    let group = device
+        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries });
+    device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(kernel.name),
+        bind_group_layouts: &[Some(&group)],
+        immediate_size: 0,
+    })
 }

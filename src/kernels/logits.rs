@@ -41,7 +41,7 @@ pub const KERNEL: Kernel = Kernel {
         read("gain"),
         read("quants"),
         read("scales"),
-        write("logits"),
+        write("out"),
     ],
     twin,
 };

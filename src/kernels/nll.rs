@@ -20,7 +20,7 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "nll",
     wgsl: &[include_str!("../../shaders/shared/columns.wgsl"), include_str!("../../shaders/nll.wgsl")],
-    bindings: &[uniform("params"), uniform("columns"), read("logits"), write("nll")],
+    bindings: &[uniform("params"), uniform("columns"), read("logits"), write("out")],
     twin,
 };
 

@@ -1,5 +1,7 @@
 //! Threads, vector instructions, clock and GPU waiting on an operating system.
 
+use futures_channel::oneshot;
+
 use crate::error::{Error, Result};
 
 /// The cores that the CPU executor may use.
@@ -42,4 +44,13 @@ pub fn seconds() -> f64 {
     use std::time::Instant;
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_secs_f64()
+}
+
+/// Waits for a callback of wgpu, after `queue` was given the work that leads to it.
+///
+/// # Errors
+/// [`Error::DeviceLost`] if the callback was dropped uncalled, [`Error::Gpu`] if the device cannot be waited for.
+pub async fn finish<T>(device: &wgpu::Device, _queue: &wgpu::Queue, callback: oneshot::Receiver<T>) -> Result<T> {
+    device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Gpu(format!("waiting: {error}")))?;
+    callback.await.map_err(|oneshot::Canceled| Error::DeviceLost("while waiting for it".into()))
 }

@@ -1,0 +1,663 @@
+//! Every kernel on the GPU against its CPU twin, at awkward sizes, with fixed seeds.
+//!
+//! Included by `tests/kernels.rs` and by the browser's tests: no files, no threads, no clock.
+
+use bytemuck::{Pod, bytes_of, cast_slice};
+use half::f16;
+use sinkstream::executor::cpu::CpuExecutor;
+use sinkstream::executor::gpu::GpuExecutor;
+use sinkstream::gpu::Gpu;
+use sinkstream::kernel::{Access, Kernel, WORKGROUP};
+use sinkstream::kernels::cache::CacheType;
+use sinkstream::kernels::rope::turns_per_position;
+use sinkstream::kernels::{attention, embed, gate_up, logits, nll, project, qkv};
+use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, MAX_COLUMNS, Plan, Purpose};
+use sinkstream::quant::{BLOCK, Layout};
+
+/// What was compared.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    pub cases: usize,
+    pub values: usize,
+}
+
+/// A kernel's name and its cases.
+pub type Suite = (&'static str, fn() -> Cases);
+
+/// One suite a kernel.
+pub const SUITES: [Suite; 7] = [
+    ("embed", embed_cases),
+    ("qkv", qkv_cases),
+    ("attention", attention_cases),
+    ("project", project_cases),
+    ("gate_up", gate_up_cases),
+    ("logits", logits_cases),
+    ("nll", nll_cases),
+];
+
+const LAYOUTS: [Layout; 5] = [Layout::F32, Layout::F16, Layout::Bf16, Layout::Q8, Layout::Q4];
+
+/// How the words of an output are to be compared.
+#[derive(Clone, Copy, Debug)]
+pub enum Compare {
+    /// Bit for bit.
+    Exact,
+    /// As f32, to this part of the largest value.
+    Float(f32),
+    /// As pairs of f16 that were rounded from nearly equal f32: one in fifty may differ, and by one unit at most.
+    Halves,
+}
+
+/// Dispatches with their data, all on one set of buffers so that they share one executor and its pipelines.
+#[derive(Debug, Default)]
+pub struct Cases {
+    buffers: Buffers,
+    plans: Vec<Plan>,
+    cases: Vec<Case>,
+}
+
+#[derive(Debug)]
+struct Case {
+    name: String,
+    plan: usize,
+    data: Vec<(BufferId, Vec<u8>)>,
+    outputs: Vec<(BufferId, Compare)>,
+}
+
+/// A binding's data, and how to compare it if the kernel writes it.
+struct Bound(Vec<u8>, Compare);
+
+fn input<T: Pod>(values: &[T]) -> Bound {
+    Bound(cast_slice(values).to_vec(), Compare::Exact)
+}
+
+fn output<T: Pod>(values: &[T], compare: Compare) -> Bound {
+    Bound(cast_slice(values).to_vec(), compare)
+}
+
+impl Cases {
+    /// Adds a dispatch with a buffer of its own for every binding.
+    fn push<P: Pod>(
+        &mut self,
+        name: String,
+        kernel: &'static Kernel,
+        params: &P,
+        bound: Vec<Bound>,
+        overrides: &[(&'static str, u32)],
+        workgroups: [u32; 3],
+    ) {
+        let mut case = Case { name, plan: self.plans.len(), data: vec![], outputs: vec![] };
+        assert_eq!(kernel.bindings.len(), bound.len() + 1, "bindings of {kernel:?}");
+        for (binding, Bound(bytes, compare)) in kernel.bindings[1..].iter().zip(bound) {
+            let id = self.buffers.add(binding.name, bytes.len() as u64, Purpose::Work);
+            case.data.push((id, bytes));
+            if binding.access == Access::Write {
+                case.outputs.push((id, compare));
+            }
+        }
+        let dispatch = Dispatch {
+            kernel,
+            label: case.name.clone(),
+            params: bytes_of(params).to_vec(),
+            buffers: case.data.iter().map(|(id, _)| *id).collect(),
+            overrides: overrides.to_vec(),
+            workgroups,
+        };
+        self.plans.push(Plan { name: case.name.clone(), columns: 1, dispatches: vec![dispatch] });
+        self.cases.push(case);
+    }
+
+    /// Runs all cases on both executors.
+    ///
+    /// # Errors
+    /// The first case and index that differ.
+    pub async fn check(self, gpu: &Gpu) -> Result<Summary, String> {
+        let text = |error: sinkstream::Error| error.to_string();
+        let mut cpu = CpuExecutor::new(&self.buffers, self.plans.clone(), None).map_err(text)?;
+        let mut gpu = GpuExecutor::new(gpu.clone(), &self.buffers, self.plans).await.map_err(text)?;
+        let mut summary = Summary::default();
+        for case in &self.cases {
+            for (id, bytes) in &case.data {
+                cpu.write(*id, 0, bytes);
+                gpu.write(*id, 0, bytes).map_err(text)?;
+            }
+            cpu.run(case.plan, 1);
+            gpu.run(case.plan, 1).map_err(text)?;
+            for (id, compare) in &case.outputs {
+                let spec = self.buffers.spec(*id);
+                let mut expected = vec![0_u32; spec.bytes as usize / 4];
+                let mut found = expected.clone();
+                cpu.read(*id, 0, bytemuck::cast_slice_mut(&mut expected));
+                gpu.read(*id, 0, bytemuck::cast_slice_mut(&mut found)).await.map_err(text)?;
+                compare.check(&expected, &found).map_err(|what| format!("{}, {}: {what}", case.name, spec.name))?;
+                summary.values += expected.len();
+            }
+            summary.cases += 1;
+        }
+        Ok(summary)
+    }
+}
+
+impl Compare {
+    fn check(self, expected: &[u32], found: &[u32]) -> Result<(), String> {
+        let words = expected.len();
+        let differs = |at: usize, expected: &dyn std::fmt::Debug, found: &dyn std::fmt::Debug| {
+            Err(format!("word {at} of {words}: twin {expected:?}, GPU {found:?}"))
+        };
+        match self {
+            Self::Exact => match expected.iter().zip(found).position(|(a, b)| a != b) {
+                Some(at) => differs(at, &expected[at], &found[at]),
+                None => Ok(()),
+            },
+            Self::Float(part) => {
+                let floats = |words: &[u32]| words.iter().map(|word| f32::from_bits(*word)).collect::<Vec<_>>();
+                let (expected, found) = (floats(expected), floats(found));
+                let largest = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() <= part * largest;
+                match expected.iter().zip(&found).position(|pair| !close(pair)) {
+                    Some(at) => differs(at, &expected[at], &found[at]),
+                    None => Ok(()),
+                }
+            }
+            Self::Halves => {
+                let halves = |words: &[u32]| cast_slice::<u32, u16>(words).to_vec();
+                let (expected, found) = (halves(expected), halves(found));
+                let mut different = 0;
+                for (at, (a, b)) in expected.iter().zip(&found).enumerate() {
+                    different += usize::from(a != b);
+                    let (x, y) = (f16::from_bits(*a).to_f32(), f16::from_bits(*b).to_f32());
+                    if (x - y).abs() > x.abs() / 1000.0 + 1e-6 || different > 3 + expected.len() / 50 {
+                        return differs(at / 2, &x, &y);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A small random number generator (splitmix64): the same cases everywhere.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn word(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 32) as u32
+    }
+
+    /// Below `end`.
+    pub fn below(&mut self, end: u32) -> u32 {
+        self.word() % end
+    }
+
+    /// Uniform in ±`size`.
+    pub fn float(&mut self, size: f32) -> f32 {
+        (self.word() >> 8) as f32 / 8_388_608.0 * size - size
+    }
+
+    pub fn floats(&mut self, count: usize, size: f32) -> Vec<f32> {
+        (0..count).map(|_| self.float(size)).collect()
+    }
+}
+
+/// Random packed weights: quants and scales. Scales may be subnormal, weights are not: hardware may flush those.
+fn weights(random: &mut Random, layout: Layout, rows: usize, blocks: usize) -> (Vec<u32>, Vec<u32>) {
+    let half = |random: &mut Random, size: f32| {
+        let value = random.float(size);
+        u32::from(f16::from_f32(if value.abs() < 1e-3 { 0.0 } else { value }).to_bits())
+    };
+    let scale = |random: &mut Random| match random.below(8) {
+        0 => u32::from(f16::from_f32(random.float(6e-5)).to_bits()),
+        _ => u32::from(f16::from_f32(random.float(0.02)).to_bits()),
+    };
+    let words = rows * blocks * layout.words_per_block();
+    let quants = (0..words)
+        .map(|_| match layout {
+            Layout::F32 => random.float(1.0).to_bits(),
+            Layout::F16 => half(random, 1.0) | half(random, 1.0) << 16,
+            Layout::Bf16 => random.float(1.0).to_bits() >> 16 | random.float(1.0).to_bits() & 0xffff_0000,
+            Layout::Q8 | Layout::Q4 => random.word(),
+        })
+        .collect();
+    let scale_words = if layout.has_scales() { rows * blocks.div_ceil(2) } else { 4 };
+    let scales = (0..scale_words).map(|_| scale(random) | scale(random) << 16).collect();
+    (quants, scales)
+}
+
+/// Columns of activations, zero behind `width`.
+fn activations(random: &mut Random, columns: usize, width: usize, stride: usize) -> Vec<f32> {
+    (0..columns * stride).map(|i| if i % stride < width { random.float(2.0) } else { 0.0 }).collect()
+}
+
+/// The buffer of `columns`: those given are in use, the others hold nonsense.
+fn columns_buffer(active: &[Column]) -> Vec<u8> {
+    let mut all = vec![Column { token: 7, position: 9, ..Column::default() }; MAX_COLUMNS as usize];
+    all[..active.len()].copy_from_slice(active);
+    let header = ColumnsHeader { active: active.len() as u32, pad: [0; 3] };
+    [bytes_of(&header), cast_slice(&all)].concat()
+}
+
+fn columns_of(active: &[Column]) -> Bound {
+    Bound(columns_buffer(active), Compare::Exact)
+}
+
+/// How a matrix product is cut up.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    layout: Layout,
+    lanes: u32,
+    /// Columns of the plan and of those in use.
+    columns: (u32, u32),
+    /// Columns of a workgroup.
+    tile: u32,
+}
+
+impl Cut {
+    fn overrides(self) -> Vec<(&'static str, u32)> {
+        vec![("LAYOUT", self.layout as u32), ("LANES", self.lanes), ("COLUMNS", self.tile)]
+    }
+
+    /// Workgroups for so many row pairs; some are folded into z, as for a large vocabulary.
+    fn workgroups(self, pairs: u32) -> [u32; 3] {
+        let tiles = pairs.div_ceil(WORKGROUP / self.lanes);
+        let across = tiles.div_ceil(2).max(1);
+        [across, self.columns.0.div_ceil(self.tile), tiles.div_ceil(across)]
+    }
+
+    fn active(self) -> Vec<Column> {
+        vec![Column::default(); self.columns.1 as usize]
+    }
+}
+
+/// Sizes (rows, cols) and cuts that between them meet every edge.
+fn cuts() -> Vec<((u32, u32), Cut)> {
+    let columns = [(1, 1, 1), (2, 2, 2), (7, 5, 7), (8, 8, 8), (9, 9, 8), (9, 8, 8), (128, 77, 8)];
+    let sizes = [(1, 1), (31, 31), (32, 32), (33, 33), (65, 65), (130, 320), (515, 96)];
+    let mut cuts = vec![];
+    for layout in LAYOUTS {
+        for lanes in [1, 4, 16] {
+            for (i, (of_plan, active, tile)) in columns.into_iter().enumerate() {
+                // every layout and every number of lanes meets every size and every number of columns, not all pairs
+                let size = sizes[(i + lanes as usize + layout as usize) % sizes.len()];
+                if tile == 2 && lanes == 4 || tile == 7 && layout != Layout::Q4 {
+                    continue;
+                }
+                cuts.push((size, Cut { layout, lanes, columns: (of_plan, active), tile }));
+            }
+        }
+    }
+    cuts
+}
+
+fn embed_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(1);
+    for layout in LAYOUTS {
+        for (vocab_size, cols, of_plan, active) in
+            [(1, 1, 1, 1), (31, 31, 2, 2), (97, 32, 7, 5), (65, 33, 8, 8), (513, 65, 9, 1), (70, 2500, 128, 99)]
+        {
+            let blocks = usize::div_ceil(cols, BLOCK);
+            let stride = blocks * BLOCK + 4;
+            let (quants, scales) = weights(&mut random, layout, vocab_size as usize, blocks);
+            let active: Vec<_> =
+                (0..active).map(|_| Column { token: random.below(vocab_size), ..Column::default() }).collect();
+            let params = embed::Params { blocks: blocks as u32, stride: stride as u32, vocab_size };
+            let x = random.floats(of_plan as usize * stride, 1.0);
+            cases.push(
+                format!("{layout:?} {vocab_size} x {cols}, {} of {of_plan} columns", active.len()),
+                &embed::KERNEL,
+                &params,
+                vec![columns_of(&active), input(&quants), input(&scales), output(&x, Compare::Float(1e-7))],
+                &[("LAYOUT", layout as u32)],
+                [params.blocks.div_ceil(WORKGROUP), of_plan, 1],
+            );
+        }
+    }
+    cases
+}
+
+fn project_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(2);
+    for ((rows, cols), cut) in cuts() {
+        let blocks = (cols as usize).div_ceil(BLOCK);
+        let (in_stride, out_stride) = (blocks * BLOCK, rows as usize + 3);
+        let (quants, scales) = weights(&mut random, cut.layout, rows as usize, blocks);
+        let params =
+            project::Params { rows, blocks: blocks as u32, in_stride: in_stride as u32, out_stride: out_stride as u32 };
+        let of_plan = cut.columns.0 as usize;
+        let inputs = activations(&mut random, of_plan, cols as usize, in_stride);
+        let x = random.floats(of_plan * out_stride, 1.0);
+        cases.push(
+            format!("{rows} x {cols}, {cut:?}"),
+            &project::KERNEL,
+            &params,
+            vec![
+                columns_of(&cut.active()),
+                input(&inputs),
+                input(&quants),
+                input(&scales),
+                output(&x, Compare::Float(2e-6)),
+            ],
+            &cut.overrides(),
+            cut.workgroups(rows.div_ceil(2)),
+        );
+    }
+    cases
+}
+
+fn gate_up_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(3);
+    for ((ffn_dim, dim), cut) in cuts() {
+        let blocks = (dim as usize).div_ceil(BLOCK);
+        let (in_stride, out_stride) = (blocks * BLOCK, ffn_dim as usize + 3);
+        let (quants, scales) = weights(&mut random, cut.layout, 2 * ffn_dim as usize, blocks);
+        let params = gate_up::Params {
+            ffn_dim,
+            blocks: blocks as u32,
+            in_stride: in_stride as u32,
+            out_stride: out_stride as u32,
+            dim,
+            eps: 1e-5,
+        };
+        let of_plan = cut.columns.0 as usize;
+        let x = activations(&mut random, of_plan, dim as usize, in_stride);
+        let gain = random.floats(in_stride, 1.5);
+        let h = random.floats(of_plan * out_stride, 1.0);
+        cases.push(
+            format!("{ffn_dim} x {dim}, {cut:?}"),
+            &gate_up::KERNEL,
+            &params,
+            vec![
+                columns_of(&cut.active()),
+                input(&x),
+                input(&gain),
+                input(&quants),
+                input(&scales),
+                output(&h, Compare::Float(5e-6)),
+            ],
+            &cut.overrides(),
+            cut.workgroups(ffn_dim),
+        );
+    }
+    cases
+}
+
+fn logits_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(4);
+    for ((vocab_size, dim), cut) in cuts() {
+        let blocks = (dim as usize).div_ceil(BLOCK);
+        let (in_stride, out_stride) = (blocks * BLOCK, vocab_size as usize + 1);
+        let (quants, scales) = weights(&mut random, cut.layout, vocab_size as usize, blocks);
+        let params = logits::Params {
+            vocab_size,
+            blocks: blocks as u32,
+            in_stride: in_stride as u32,
+            out_stride: out_stride as u32,
+            dim,
+            eps: 1e-6,
+        };
+        let of_plan = cut.columns.0 as usize;
+        let x = activations(&mut random, of_plan, dim as usize, in_stride);
+        let gain = random.floats(in_stride, 1.5);
+        let out = random.floats(of_plan * out_stride, 1.0);
+        cases.push(
+            format!("{vocab_size} x {dim}, {cut:?}"),
+            &logits::KERNEL,
+            &params,
+            vec![
+                columns_of(&cut.active()),
+                input(&x),
+                input(&gain),
+                input(&quants),
+                input(&scales),
+                output(&out, Compare::Float(5e-6)),
+            ],
+            &cut.overrides(),
+            cut.workgroups(vocab_size.div_ceil(2)),
+        );
+    }
+    cases
+}
+
+fn nll_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(5);
+    for (vocab_size, size, of_plan, active) in [
+        (1, 1.0, 1, 1),
+        (31, 5.0, 2, 1),
+        (255, 20.0, 7, 7),
+        (256, 90.0, 8, 3),
+        (257, 1e-3, 9, 9),
+        (5003, 12.0, 128, 50),
+    ] {
+        let stride = vocab_size + 5;
+        let active: Vec<_> =
+            (0..active).map(|_| Column { target: random.below(vocab_size), ..Column::default() }).collect();
+        let logits = random.floats(of_plan as usize * stride as usize, size);
+        let out = random.floats(of_plan as usize, 1.0);
+        cases.push(
+            format!("{vocab_size}, ±{size}, {} of {of_plan} columns", active.len()),
+            &nll::KERNEL,
+            &nll::Params { vocab_size, stride },
+            vec![columns_of(&active), input(&logits), output(&out, Compare::Float(3e-6))],
+            &[],
+            [1, of_plan, 1],
+        );
+    }
+    cases
+}
+
+/// Heads, and what of them is rotated.
+#[derive(Clone, Copy, Debug)]
+struct Heads {
+    n_heads: u32,
+    n_kv_heads: u32,
+    head_dim: u32,
+    rotary_dim: u32,
+    halves: u32,
+}
+
+const fn heads(n_heads: u32, n_kv_heads: u32, head_dim: u32, rotary_dim: u32, halves: u32) -> Heads {
+    Heads { n_heads, n_kv_heads, head_dim, rotary_dim, halves }
+}
+
+/// MHA, GQA 3 and 8, MQA; head sizes 2 to 256; whole, partial and no rotation.
+const HEADS: [Heads; 7] = [
+    heads(1, 1, 2, 2, 0),
+    heads(3, 1, 10, 6, 1),
+    heads(2, 2, 64, 64, 0),
+    heads(8, 1, 80, 32, 1),
+    heads(6, 2, 128, 128, 1),
+    heads(16, 2, 32, 32, 0),
+    heads(2, 1, 256, 0, 0),
+];
+
+/// Columns of a prefill chunk or of several streams: `cached` tokens before the first.
+fn streaming_columns(count: u32, sinks: u32, window: u32, slots: u32, written: u64, lane: u32) -> Vec<Column> {
+    let column = |ahead: u32| {
+        let index = written + u64::from(ahead);
+        let capacity = u64::from(sinks + window);
+        let ring = u64::from(slots - sinks);
+        let slot = if index < u64::from(sinks) { index } else { u64::from(sinks) + (index - u64::from(sinks)) % ring };
+        Column {
+            token: 0,
+            position: index as u32,
+            slot: slot as u32,
+            cached: index.min(capacity) as u32,
+            sinks,
+            capacity: capacity as u32,
+            lane,
+            target: 0,
+        }
+    };
+    (0..count).map(column).collect()
+}
+
+fn qkv_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(6);
+    let lanes_and_tiles = [(1, (1, 1), 1), (4, (9, 8), 8), (16, (8, 3), 8), (1, (20, 20), 8), (16, (1, 1), 1)];
+    for (i, heads) in HEADS.into_iter().enumerate() {
+        for (j, (lanes, columns, tile)) in lanes_and_tiles.into_iter().enumerate() {
+            let layout = LAYOUTS[(i + j) % LAYOUTS.len()];
+            let cut = Cut { layout, lanes, columns, tile };
+            let cache = [CacheType::F16, CacheType::F32][(i + j) % 2];
+            let (sinks, window) = [(0, 40), (1, 20), (4, 9)][j % 3];
+            let written = [0, 3, 1000, (1 << 32) - 5, 77][j];
+            let dim = [1, 31, 32, 33, 65, 96, 320][(i + j) % 7];
+            push_qkv(&mut cases, &mut random, heads, cut, cache, (sinks, window, written), dim, None);
+        }
+    }
+    // Three dispatches of one layer whose matrices differ in layout: each has its own rows and leaves the others' alone.
+    for part in 0..3 {
+        let cut = Cut { layout: Layout::Q8, lanes: 16, columns: (9, 9), tile: 8 };
+        push_qkv(&mut cases, &mut random, HEADS[4], cut, CacheType::F16, (4, 9, 30), 64, Some(part));
+    }
+    cases
+}
+
+#[allow(clippy::too_many_arguments, reason = "what makes a case")]
+fn push_qkv(
+    cases: &mut Cases,
+    random: &mut Random,
+    heads: Heads,
+    cut: Cut,
+    cache: CacheType,
+    (sinks, window, written): (u32, u32, u64),
+    dim: u32,
+    part: Option<u32>,
+) {
+    let Heads { n_heads, n_kv_heads, head_dim, rotary_dim, halves } = heads;
+    let (of_plan, active) = cut.columns;
+    let slots = sinks + window + of_plan;
+    let (half, lanes_of_cache) = (head_dim / 2, 2);
+    let pairs_of = [n_heads * half, n_kv_heads * half, n_kv_heads * half];
+    let (first_pair, pairs) = match part {
+        None => (0, pairs_of.iter().sum()),
+        Some(part) => (pairs_of[..part as usize].iter().sum(), pairs_of[part as usize]),
+    };
+    let blocks = (dim as usize).div_ceil(BLOCK);
+    let stride = blocks * BLOCK;
+    let params = qkv::Params {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        rotary_dim,
+        halves,
+        first_pair,
+        pairs,
+        blocks: blocks as u32,
+        stride: stride as u32,
+        dim,
+        eps: 1e-5,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        slots,
+        columns: of_plan,
+    };
+    let columns = streaming_columns(active, sinks, window, slots, written, 1);
+    let rotary_half = (rotary_dim / 2) as usize;
+    let mut rope = vec![0_u32; 256];
+    for (i, frequency) in rope.iter_mut().enumerate().take(rotary_half) {
+        *frequency = turns_per_position(10_000_f64.powf(-(i as f64) / rotary_half as f64));
+    }
+    let (quants, scales) = weights(random, cut.layout, 2 * pairs as usize, blocks);
+    let x = activations(random, of_plan as usize, dim as usize, stride);
+    let gain = random.floats(stride, 1.5);
+    let q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 1.0);
+    let pairs_of_cache = (lanes_of_cache * n_kv_heads * slots * half) as usize;
+    let (k, v) = (cached(random, cache, pairs_of_cache), cached(random, cache, pairs_of_cache));
+    let compare = match cache {
+        CacheType::F16 => Compare::Halves,
+        CacheType::F32 => Compare::Float(5e-6),
+    };
+    let mut overrides = cut.overrides();
+    overrides.push(("CACHE_F32", u32::from(cache == CacheType::F32)));
+    cases.push(
+        format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {sinks} + {window}, {written} written, part {part:?}"),
+        &qkv::KERNEL,
+        &params,
+        vec![
+            columns_of(&columns),
+            input(&rope),
+            input(&x),
+            input(&gain),
+            input(&quants),
+            input(&scales),
+            output(&q, Compare::Float(5e-6)),
+            output(&k, compare),
+            output(&v, compare),
+        ],
+        &overrides,
+        cut.workgroups(pairs),
+    );
+}
+
+/// A cache full of random pairs.
+fn cached(random: &mut Random, kind: CacheType, pairs: usize) -> Vec<u32> {
+    let mut words = vec![0; pairs * kind.words_per_pair()];
+    for pair in 0..pairs {
+        kind.store(&mut words, pair, (random.float(1.5), random.float(1.5)));
+    }
+    words
+}
+
+fn attention_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(7);
+    // (sinks, window, tokens written before the first column), (columns of the plan, in use)
+    let streams = [
+        ((0, 300, 0), (1, 1)),
+        ((4, 300, 1), (1, 1)),
+        ((1, 300, 63), (2, 2)),
+        ((4, 300, 64), (7, 5)),
+        ((0, 300, 65), (8, 8)),
+        ((4, 296, 300), (9, 9)),
+        ((4, 60, 1000), (20, 20)),
+        ((1, 20, 41), (128, 100)),
+        ((0, 64, 70), (3, 2)),
+        ((4, 0, 9), (1, 1)),
+        ((70, 30, 20), (8, 8)),
+        ((70, 30, 500), (8, 8)),
+    ];
+    for (i, heads) in HEADS.into_iter().enumerate() {
+        for (j, ((sinks, window, written), (of_plan, active))) in streams.into_iter().enumerate() {
+            let Heads { n_heads, n_kv_heads, head_dim, .. } = heads;
+            let half = head_dim / 2;
+            let group = n_heads / n_kv_heads;
+            let divisors = (1..=attention::MAX_HEADS).filter(|n| group % n == 0 && n * half <= attention::MAX_ITEMS);
+            let divisors: Vec<_> = divisors.collect();
+            let of_workgroup = divisors[divisors.len() - 1 - j % divisors.len().min(2)];
+            let slots = sinks + window + of_plan;
+            let cache = [CacheType::F16, CacheType::F32][(i + j) % 2];
+            let stride = (n_heads * head_dim).next_multiple_of(32);
+            let params =
+                attention::Params { n_heads, n_kv_heads, heads: of_workgroup, half, slots, columns: of_plan, stride };
+            let columns = streaming_columns(active, sinks, window, slots, written, 1);
+            let q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 2.0 / (head_dim as f32).sqrt() * 2.0);
+            let pairs = (2 * n_kv_heads * slots * half) as usize;
+            let (k, v) = (cached(&mut random, cache, pairs), cached(&mut random, cache, pairs));
+            let out = random.floats((of_plan * stride) as usize, 1.0);
+            cases.push(
+                format!(
+                    "{heads:?} by {of_workgroup}, {cache:?}, {sinks} + {window}, {written} written, {active} of {of_plan} columns"
+                ),
+                &attention::KERNEL,
+                &params,
+                vec![columns_of(&columns), input(&q), input(&k), input(&v), output(&out, Compare::Float(3e-6))],
+                &[("CACHE_F32", u32::from(cache == CacheType::F32))],
+                [n_heads / of_workgroup, of_plan, 1],
+            );
+        }
+    }
+    cases
+}

@@ -1,0 +1,56 @@
+//! Level 2: every kernel on this machine's GPU (llvmpipe will do) against its CPU twin.
+//!
+//! Without an adapter these tests fail, unless `SINKSTREAM_GPU=skip` is set.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+#[path = "common/kernel_cases.rs"]
+mod kernel_cases;
+
+use kernel_cases::SUITES;
+use sinkstream::gpu::{Gpu, adapters};
+
+/// The best adapter; none if skipping was asked for.
+fn gpu() -> Option<Gpu> {
+    if std::env::var_os("SINKSTREAM_GPU").is_some_and(|value| value == "skip") {
+        println!("SKIPPED: no GPU tests, because SINKSTREAM_GPU=skip");
+        return None;
+    }
+    pollster::block_on(async {
+        let adapters = adapters().await;
+        let adapter =
+            adapters.first().expect("no GPU adapter: install mesa-vulkan-drivers, or set SINKSTREAM_GPU=skip");
+        Some(Gpu::open(adapter).await.unwrap())
+    })
+}
+
+fn run(name: &str) {
+    let Some(gpu) = gpu() else { return };
+    let (_, cases) = SUITES.into_iter().find(|(known, _)| *known == name).unwrap();
+    match pollster::block_on(cases().check(&gpu)) {
+        Ok(summary) => {
+            println!("{name}: {} cases, {} values equal on {}", summary.cases, summary.values, gpu.adapter());
+            assert!(summary.cases > 0);
+        }
+        Err(difference) => panic!("{name}: {difference}"),
+    }
+}
+
+macro_rules! suites {
+    ($($name:ident),*) => {
+        $(#[test]
+        fn $name() {
+            run(stringify!($name));
+        })*
+
+        #[test]
+        fn every_kernel_has_a_suite() {
+            let tested = [$(stringify!($name)),*];
+            for kernel in sinkstream::kernels::ALL {
+                assert!(tested.contains(&kernel.name) && SUITES.iter().any(|(name, _)| *name == kernel.name), "{kernel:?}");
+            }
+        }
+    };
+}
+
+suites!(embed, qkv, attention, project, gate_up, logits, nll);
