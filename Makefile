@@ -17,5 +17,5 @@ bench:
 
 # Formatting, clippy for both targets, types.
 lint:
-	scripts/setup.sh demo
+	scripts/setup.sh lint
 	node scripts/test.mjs fmt clippy web

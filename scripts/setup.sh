@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and nothing else: `scripts/setup.sh demo` for the page, `scripts/setup.sh test` for all tests.
+# Installs what is missing, and nothing else: `scripts/setup.sh demo` for the page, `lint` for `make lint`, `test` for all tests.
 # Rust (with rustup) and Node.js must be there. Browsers and a software Vulkan driver come from Debian's packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,6 +27,7 @@ if ! cmp -s www/package-lock.json www/node_modules/.from-lock; then
   cp www/package-lock.json www/node_modules/.from-lock
 fi
 
+[ "$what" != demo ] || exit 0
 for tool in clippy fmt; do
   cargo "$tool" --version >/dev/null 2>&1 || rustup component add "${tool/fmt/rustfmt}"
 done

@@ -60,7 +60,7 @@ const POKE_SECONDS: f64 = 0.002;
 ///
 /// # Errors
 /// [`Error::DeviceLost`] if the callback was dropped uncalled.
-pub async fn wait<T>(queue: &wgpu::Queue, mut callback: oneshot::Receiver<T>) -> Result<T> {
+pub async fn finish<T>(_device: &wgpu::Device, queue: &wgpu::Queue, mut callback: oneshot::Receiver<T>) -> Result<T> {
     let ticks = Ticks::new()?;
     let mut poked = f64::MIN;
     loop {

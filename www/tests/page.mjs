@@ -9,8 +9,10 @@ const SINKS = 4;
 const WINDOW = 28;
 
 const shown = (page) => page.evaluate(() => ({ ...document.querySelector("main").dataset, text: document.querySelector("#text").textContent }));
-const state = (page, wanted, ms) =>
-  until(page, `the page is ${wanted}`, (wanted) => document.querySelector("main").dataset.state === wanted, wanted, ms);
+const state = async (page, wanted, ms) => {
+  const reached = await until(page, `the page is ${wanted}`, (wanted) => [wanted, "error"].find((state) => document.querySelector("main").dataset.state === state), wanted, ms);
+  if (reached !== wanted) assert.fail(`the page is not ${wanted}: ${await page.evaluate(() => document.querySelector("#notice").textContent)}`);
+};
 const past = (page, position) =>
   until(page, `position ${position}`, (position) => Number(document.querySelector("main").dataset.position) > position, position, 240_000);
 
