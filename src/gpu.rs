@@ -199,10 +199,8 @@ impl Gpu {
         if let Some(error) = memory.await {
             return Err(Error::DoesNotFit(format!("{what}: {error}")));
         }
-        for errors in [validation.await, internal.await] {
-            if let Some(error) = errors {
-                return Err(Error::Gpu(format!("{what}: {error}")));
-            }
+        if let Some(error) = validation.await.or(internal.await) {
+            return Err(Error::Gpu(format!("{what}: {error}")));
         }
         self.check()?;
         Ok(made)

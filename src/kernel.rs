@@ -38,7 +38,8 @@ pub const fn write(name: &'static str) -> Binding {
     Binding { name, access: Access::Write }
 }
 
-/// Invocations in every workgroup. 64 suits every GPU that WebGPU runs on.
+/// Invocations in a workgroup: 64 suits every GPU that WebGPU runs on. Only `nll` and `sample`, where one workgroup has a
+/// whole column of logits, take as many as a default device allows, 256.
 pub const WORKGROUP: u32 = 64;
 
 /// A kernel: what both executors need to run it.

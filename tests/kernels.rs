@@ -53,4 +53,4 @@ macro_rules! suites {
     };
 }
 
-suites!(embed, qkv, attention, project, gate_up, logits, nll);
+suites!(embed, qkv, attention, project, gate_up, logits, nll, sample);

@@ -160,7 +160,7 @@ pub(crate) struct GenerateArgs {
 #[derive(ClapArgs)]
 pub(crate) struct SamplingArgs {
     /// 0: always the most likely token
-    #[arg(long, default_value_t = 0.8, value_name = "T")]
+    #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temperature: f32,
     /// Only the K most likely tokens; 0: all
     #[arg(long, default_value_t = 40, value_name = "K")]

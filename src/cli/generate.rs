@@ -7,7 +7,7 @@ use sinkstream::platform::seconds;
 use sinkstream::stream::{Request, StopReason, TextStream};
 use sinkstream::tokenizer::Special;
 
-use super::args::GenerateArgs;
+use super::args::{GenerateArgs, wrong_usage};
 use super::{Outcome, interrupted, load, print_json, read_file, read_standard_input};
 
 /// Tokens computed between two looks at the terminal and at Ctrl-C. A GPU works in one go; the CPU shows each token.
@@ -16,7 +16,9 @@ const BURST: u32 = 4;
 pub(crate) fn run(args: &GenerateArgs) -> Outcome {
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     let sampling = args.sampling.sampling(seed);
-    sampling.settings()?;
+    if let Err(error) = sampling.settings() {
+        wrong_usage(&error.to_string());
+    }
     let prompt = prompt(args)?;
     let mut engine = load(&args.model, &args.run.settings(), args.run.quiet)?;
     if args.sampling.seed.is_none() && args.sampling.temperature > 0.0 && !args.run.quiet {

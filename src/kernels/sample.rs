@@ -1,4 +1,4 @@
-//! Chooses the next token of every column and moves the column on, so that the next step needs no host.
+//! Chooses the next token of column 0 and moves the column on, so that the next step needs no host.
 //!
 //! In llama.cpp's order: repetition penalty, top-k, top-p, min-p, temperature. The choice itself is the Gumbel-max
 //! trick, argmax(logit / temperature + g(id)), with g a hash of (seed, position, id): one pass, no sort, the same on
@@ -51,7 +51,7 @@ pub struct Settings {
     pub pad: u32,
 }
 
-/// Grid: (1, columns). No overrides.
+/// Grid: (1, 1): only column 0 is chosen for. No overrides.
 /// `recent`: word 0 counts the tokens ever written, token n is word 1 + n mod [`MAX_RECENT`].
 /// `ids`: word 0 counts the tokens chosen, then come they. Both belong to column 0.
 pub const KERNEL: Kernel = Kernel {

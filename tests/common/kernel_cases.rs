@@ -2,6 +2,8 @@
 //!
 //! Included by `tests/kernels.rs` and by the browser's tests: no files, no threads, no clock.
 
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "part of a test, included by path")]
+
 use bytemuck::{Pod, bytes_of, cast_slice};
 use half::f16;
 use sinkstream::executor::cpu::CpuExecutor;
@@ -10,7 +12,7 @@ use sinkstream::gpu::Gpu;
 use sinkstream::kernel::{Access, Kernel, WORKGROUP};
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::kernels::rope::turns_per_position;
-use sinkstream::kernels::{attention, embed, gate_up, logits, nll, project, qkv};
+use sinkstream::kernels::{attention, embed, gate_up, logits, nll, project, qkv, sample};
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, MAX_COLUMNS, Plan, Purpose};
 use sinkstream::quant::{BLOCK, Layout};
 
@@ -25,7 +27,7 @@ pub struct Summary {
 pub type Suite = (&'static str, fn() -> Cases);
 
 /// One suite a kernel.
-pub const SUITES: [Suite; 7] = [
+pub const SUITES: [Suite; 8] = [
     ("embed", embed_cases),
     ("qkv", qkv_cases),
     ("attention", attention_cases),
@@ -33,6 +35,7 @@ pub const SUITES: [Suite; 7] = [
     ("gate_up", gate_up_cases),
     ("logits", logits_cases),
     ("nll", nll_cases),
+    ("sample", sample_cases),
 ];
 
 const LAYOUTS: [Layout; 5] = [Layout::F32, Layout::F16, Layout::Bf16, Layout::Q8, Layout::Q4];
@@ -60,6 +63,7 @@ pub struct Cases {
 struct Case {
     name: String,
     plan: usize,
+    times: u32,
     data: Vec<(BufferId, Vec<u8>)>,
     outputs: Vec<(BufferId, Compare)>,
 }
@@ -86,7 +90,7 @@ impl Cases {
         overrides: &[(&'static str, u32)],
         workgroups: [u32; 3],
     ) {
-        let mut case = Case { name, plan: self.plans.len(), data: vec![], outputs: vec![] };
+        let mut case = Case { name, plan: self.plans.len(), times: 1, data: vec![], outputs: vec![] };
         assert_eq!(kernel.bindings.len(), bound.len() + 1, "bindings of {kernel:?}");
         for (binding, Bound(bytes, compare)) in kernel.bindings[1..].iter().zip(bound) {
             let id = self.buffers.add(binding.name, bytes.len() as u64, Purpose::Work);
@@ -121,8 +125,8 @@ impl Cases {
                 cpu.write(*id, 0, bytes);
                 gpu.write(*id, 0, bytes).map_err(text)?;
             }
-            cpu.run(case.plan, 1);
-            gpu.run(case.plan, 1).map_err(text)?;
+            cpu.run(case.plan, case.times);
+            gpu.run(case.plan, case.times).map_err(text)?;
             for (id, compare) in &case.outputs {
                 let spec = self.buffers.spec(*id);
                 let mut expected = vec![0_u32; spec.bytes as usize / 4];
@@ -276,20 +280,29 @@ impl Cut {
     }
 }
 
-/// Sizes (rows, cols) and cuts that between them meet every edge.
+/// Sizes (rows, cols) and cuts that between them meet every edge. Every layout meets every number of lanes; to keep the
+/// pipelines few (each takes half a second to compile on a software adapter), not with every number of columns.
 fn cuts() -> Vec<((u32, u32), Cut)> {
-    let columns = [(1, 1, 1), (2, 2, 2), (7, 5, 7), (8, 8, 8), (9, 9, 8), (9, 8, 8), (128, 77, 8)];
+    // (columns of the plan, in use), columns of a workgroup, lanes
+    let common = [
+        ((1, 1), 1, 1),
+        ((9, 9), 8, 1),
+        ((128, 77), 8, 1),
+        ((2, 2), 2, 4),
+        ((1, 1), 1, 16),
+        ((8, 8), 8, 16),
+        ((9, 8), 8, 16),
+        ((8, 3), 8, 16),
+    ];
+    let rare = [((7, 5), 7, 4), ((3, 3), 3, 64), ((1, 1), 1, 64), ((6, 6), 4, 2)];
     let sizes = [(1, 1), (31, 31), (32, 32), (33, 33), (65, 65), (130, 320), (515, 96)];
     let mut cuts = vec![];
     for layout in LAYOUTS {
-        for lanes in [1, 4, 16] {
-            for (i, (of_plan, active, tile)) in columns.into_iter().enumerate() {
-                // every layout and every number of lanes meets every size and every number of columns, not all pairs
-                let size = sizes[(i + lanes as usize + layout as usize) % sizes.len()];
-                if tile == 2 && lanes == 4 || tile == 7 && layout != Layout::Q4 {
-                    continue;
-                }
-                cuts.push((size, Cut { layout, lanes, columns: (of_plan, active), tile }));
+        let rare = rare.iter().filter(|_| layout == Layout::Q4);
+        for (i, (columns, tile, lanes)) in common.iter().chain(rare).copied().enumerate() {
+            for part in [0, 3] {
+                let size = sizes[(i + layout as usize + part) % sizes.len()];
+                cuts.push((size, Cut { layout, lanes, columns, tile }));
             }
         }
     }
@@ -482,8 +495,8 @@ const HEADS: [Heads; 7] = [
     heads(2, 1, 256, 0, 0),
 ];
 
-/// Columns of a prefill chunk or of several streams: `cached` tokens before the first.
-fn streaming_columns(count: u32, sinks: u32, window: u32, slots: u32, written: u64, lane: u32) -> Vec<Column> {
+/// A prefill chunk: neighbouring tokens of a stream that begins at position `start`, after `written` tokens.
+fn streaming_columns(count: u32, (sinks, window, written): (u32, u32, u64), start: u32, slots: u32) -> Vec<Column> {
     let column = |ahead: u32| {
         let index = written + u64::from(ahead);
         let capacity = u64::from(sinks + window);
@@ -491,12 +504,12 @@ fn streaming_columns(count: u32, sinks: u32, window: u32, slots: u32, written: u
         let slot = if index < u64::from(sinks) { index } else { u64::from(sinks) + (index - u64::from(sinks)) % ring };
         Column {
             token: 0,
-            position: index as u32,
+            position: start.wrapping_add(index as u32),
             slot: slot as u32,
             cached: index.min(capacity) as u32,
             sinks,
             capacity: capacity as u32,
-            lane,
+            lane: 1,
             target: 0,
         }
     };
@@ -509,19 +522,19 @@ fn qkv_cases() -> Cases {
     let lanes_and_tiles = [(1, (1, 1), 1), (4, (9, 8), 8), (16, (8, 3), 8), (1, (20, 20), 8), (16, (1, 1), 1)];
     for (i, heads) in HEADS.into_iter().enumerate() {
         for (j, (lanes, columns, tile)) in lanes_and_tiles.into_iter().enumerate() {
-            let layout = LAYOUTS[(i + j) % LAYOUTS.len()];
-            let cut = Cut { layout, lanes, columns, tile };
-            let cache = [CacheType::F16, CacheType::F32][(i + j) % 2];
+            let cut = Cut { layout: LAYOUTS[j], lanes, columns, tile };
+            let cache = [CacheType::F16, CacheType::F32][i % 2];
             let (sinks, window) = [(0, 40), (1, 20), (4, 9)][j % 3];
-            let written = [0, 3, 1000, (1 << 32) - 5, 77][j];
+            let written = [0, 0, 2, (1 << 32) - 5, 77][j];
+            let start = [0, 5000, u32::MAX - 3, 0, 1][j]; // not 0: sinks keep their in-cache position
             let dim = [1, 31, 32, 33, 65, 96, 320][(i + j) % 7];
-            push_qkv(&mut cases, &mut random, heads, cut, cache, (sinks, window, written), dim, None);
+            push_qkv(&mut cases, &mut random, heads, cut, cache, (sinks, window, written), start, dim, None);
         }
     }
     // Three dispatches of one layer whose matrices differ in layout: each has its own rows and leaves the others' alone.
     for part in 0..3 {
         let cut = Cut { layout: Layout::Q8, lanes: 16, columns: (9, 9), tile: 8 };
-        push_qkv(&mut cases, &mut random, HEADS[4], cut, CacheType::F16, (4, 9, 30), 64, Some(part));
+        push_qkv(&mut cases, &mut random, HEADS[4], cut, CacheType::F16, (4, 9, 30), 0, 64, Some(part));
     }
     cases
 }
@@ -533,13 +546,14 @@ fn push_qkv(
     heads: Heads,
     cut: Cut,
     cache: CacheType,
-    (sinks, window, written): (u32, u32, u64),
+    stream: (u32, u32, u64),
+    start: u32,
     dim: u32,
     part: Option<u32>,
 ) {
     let Heads { n_heads, n_kv_heads, head_dim, rotary_dim, halves } = heads;
     let (of_plan, active) = cut.columns;
-    let slots = sinks + window + of_plan;
+    let slots = stream.0 + stream.1 + of_plan;
     let (half, lanes_of_cache) = (head_dim / 2, 2);
     let pairs_of = [n_heads * half, n_kv_heads * half, n_kv_heads * half];
     let (first_pair, pairs) = match part {
@@ -564,9 +578,9 @@ fn push_qkv(
         slots,
         columns: of_plan,
     };
-    let columns = streaming_columns(active, sinks, window, slots, written, 1);
+    let columns = streaming_columns(active, stream, start, slots);
     let rotary_half = (rotary_dim / 2) as usize;
-    let mut rope = vec![0_u32; 256];
+    let mut rope: Vec<_> = (0..256).map(|_| random.word()).collect(); // nonsense behind what is rotated
     for (i, frequency) in rope.iter_mut().enumerate().take(rotary_half) {
         *frequency = turns_per_position(10_000_f64.powf(-(i as f64) / rotary_half as f64));
     }
@@ -583,7 +597,7 @@ fn push_qkv(
     let mut overrides = cut.overrides();
     overrides.push(("CACHE_F32", u32::from(cache == CacheType::F32)));
     cases.push(
-        format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {sinks} + {window}, {written} written, part {part:?}"),
+        format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {stream:?} from {start}, part {part:?}"),
         &qkv::KERNEL,
         &params,
         vec![
@@ -642,7 +656,7 @@ fn attention_cases() -> Cases {
             let stride = (n_heads * head_dim).next_multiple_of(32);
             let params =
                 attention::Params { n_heads, n_kv_heads, heads: of_workgroup, half, slots, columns: of_plan, stride };
-            let columns = streaming_columns(active, sinks, window, slots, written, 1);
+            let columns = streaming_columns(active, (sinks, window, written), 0, slots);
             let q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 2.0 / (head_dim as f32).sqrt() * 2.0);
             let pairs = (2 * n_kv_heads * slots * half) as usize;
             let (k, v) = (cached(&mut random, cache, pairs), cached(&mut random, cache, pairs));
@@ -660,4 +674,95 @@ fn attention_cases() -> Cases {
         }
     }
     cases
+}
+
+/// Logits of different kinds, many of them with equals among the largest.
+fn sample_logits(random: &mut Random, kind: usize, vocab_size: u32) -> Vec<f32> {
+    let bell = |random: &mut Random| (0..4).map(|_| random.float(3.0)).sum::<f32>();
+    (0..vocab_size)
+        .map(|id| match kind {
+            0 => bell(random),
+            1 => (bell(random) * 2.0).round() / 2.0, // many equals, 0 and -0 among them
+            2 => -1.5,
+            3 => id as f32 * -1e-3,
+            4 => 20.0 + id as f32 / 16.0,
+            _ => bell(random) * 1e-3 - 40.0,
+        })
+        .collect()
+}
+
+fn sample_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(8);
+    let vocab_sizes = [1, 2, 31, 255, 256, 257, 511, 512, 513, 1000, 5003, 32_771];
+    let usual = sample::Settings {
+        temperature: 0.8,
+        top_k: 40,
+        top_p: 0.95,
+        ln_min_p: 0.05_f32.ln(),
+        repeat_penalty: 1.0,
+        repeat_last_n: 64,
+        seed: 0,
+        pad: 0,
+    };
+    let free = sample::Settings { top_k: 0, top_p: 1.0, ln_min_p: f32::MIN, ..usual };
+    let settings = [
+        sample::Settings { temperature: 0.0, ..usual },
+        sample::Settings { temperature: 0.0, repeat_penalty: 1.3, ..usual },
+        usual,
+        sample::Settings { repeat_penalty: 1.2, repeat_last_n: 1024, ..usual },
+        sample::Settings { repeat_penalty: 0.8, repeat_last_n: 0, ..usual },
+        free,
+        sample::Settings { ln_min_p: 0.5_f32.ln(), temperature: 2.0, repeat_penalty: 1.1, ..free },
+        sample::Settings { top_p: 0.9, ..free },
+        sample::Settings { top_p: 1e-6, ..free },
+        sample::Settings { top_k: 1, ..free },
+        sample::Settings { top_k: 255, temperature: 1.5, ..free },
+        sample::Settings { top_k: 256, top_p: 0.999, ..free },
+        sample::Settings { top_k: 1000, temperature: 5.0, ..free },
+    ];
+    for (i, settings) in settings.into_iter().enumerate() {
+        for (j, vocab_size) in vocab_sizes.into_iter().enumerate() {
+            for kind in 0..6 {
+                if vocab_size > 6000 && kind != (i + j) % 6 {
+                    continue;
+                }
+                let settings = sample::Settings { seed: random.word(), ..settings };
+                push_sample(&mut cases, &mut random, vocab_size, kind, settings);
+            }
+        }
+    }
+    cases
+}
+
+fn push_sample(cases: &mut Cases, random: &mut Random, vocab_size: u32, kind: usize, settings: sample::Settings) {
+    let sinks = [0, 1, 4][kind % 3];
+    let (window, slots) = (20, sinks + 20 + 8);
+    let cached = [0, 5, sinks + window][random.below(3) as usize];
+    let slot = [slots - 1, slots - 2, cached][random.below(3) as usize];
+    let position = if kind == 1 { u32::MAX } else { random.word() };
+    let column = Column { token: 1, position, slot, cached, sinks, capacity: sinks + window, lane: 0, target: 0 };
+    let logits = sample_logits(random, kind, vocab_size);
+    let mut recent = vec![0; 1 + sample::MAX_RECENT];
+    recent[0] = [0, 5, 64, 1500][random.below(4) as usize];
+    for id in &mut recent[1..] {
+        *id = random.below(vocab_size.min(100));
+    }
+    let mut ids = vec![0; 1 + sample::MAX_BURST as usize];
+    ids[0] = random.below(8);
+    cases.push(
+        format!("{vocab_size} of kind {kind}, {settings:?}, {} recent", recent[0]),
+        &sample::KERNEL,
+        &sample::Params { vocab_size, stride: vocab_size, slots },
+        vec![
+            input(&[settings]),
+            columns_of(&[column]),
+            output(&logits, Compare::Float(1e-6)),
+            output(&recent, Compare::Exact),
+            output(&ids, Compare::Exact),
+        ],
+        &[],
+        [1, 1, 1],
+    );
+    cases.cases.last_mut().expect("just added").times = 1 + random.below(3);
 }

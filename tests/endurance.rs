@@ -1,0 +1,88 @@
+//! A book of 100,000 tokens through a small ring: memory, speed and bytes on the device stay where they were.
+#![cfg(target_os = "linux")] // reads /proc
+
+mod common;
+
+use std::time::Instant;
+
+use common::shared;
+use sinkstream::engine::{Device, Engine, Settings};
+use sinkstream::tokenizer::Special;
+use sinkstream::{Attention, Source};
+
+const TOKENS: usize = 100_000;
+const CHUNK: usize = 128;
+
+/// Resident memory of this process in bytes.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// The beginning of a book; where the shared data is missing, this project's own pages over and over.
+fn book() -> String {
+    let own = || concat!(include_str!("../README.md"), include_str!("../models/README.md")).repeat(100);
+    let Some(path) = shared("text/pg19_test_books.txt.xz") else { return own() };
+    let unpacked = std::process::Command::new("xz").arg("-dc").arg(path).output().unwrap().stdout;
+    String::from_utf8_lossy(&unpacked[..unpacked.len().min(600_000)]).into_owned()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[test]
+fn a_long_stream_is_flat() {
+    let source = Source::memory("bundled", include_bytes!("../models/sinkstream-2m.gguf").as_slice());
+    let settings = Settings {
+        device: Device::Cpu,
+        attention: Attention::Streaming,
+        sinks: Some(4),
+        window: Some(252),
+        scores: true,
+        ..Settings::default()
+    };
+    let mut engine = pollster::block_on(Engine::load(source, &settings, &mut |_| {})).unwrap();
+    let text = book();
+    let mut tokens = engine.tokenizer().unwrap().encode_start(&text, Special::Plain).unwrap();
+    drop(text);
+    tokens.truncate(TOKENS);
+    assert_eq!(tokens.len(), TOKENS, "the text is long enough");
+    // A shared machine may be slower for a while: the comparison of speeds is given three chances.
+    for chance in 1..=3 {
+        let (growth, slowdown) = stream(&mut engine, &tokens);
+        println!("memory {growth} bytes, last tenth against second tenth ×{slowdown:.4}");
+        assert!(growth.unsigned_abs() <= 5 << 20, "resident memory changed by {growth} bytes");
+        if slowdown <= 1.05 {
+            return;
+        }
+        assert!(chance < 3, "the last tenth took ×{slowdown:.3} of the second");
+    }
+}
+
+/// Growth of resident memory after the first 1,000 tokens, and median time of a chunk in the last tenth over the second.
+fn stream(engine: &mut Engine, tokens: &[u32]) -> (i64, f64) {
+    let bytes = engine.bytes();
+    let mut session = engine.session();
+    let (mut resident, mut seconds) = (0, vec![]);
+    pollster::block_on(async {
+        session.append(engine, &tokens[..1]).await.unwrap();
+        for (n, chunk) in tokens[1..].chunks(CHUNK).enumerate() {
+            if n * CHUNK <= 1000 {
+                resident = resident_bytes();
+            }
+            let started = Instant::now();
+            let nlls = session.score(engine, chunk).await.unwrap();
+            seconds.push(started.elapsed().as_secs_f64());
+            assert!(nlls.iter().all(|nll| nll.is_finite()), "chunk {n}");
+        }
+    });
+    assert_eq!(engine.bytes(), bytes, "bytes held by the executor");
+    assert_eq!(session.position(), tokens.len() as u64);
+    let tenth = seconds.len() / 10;
+    let (second, last) = (&seconds[tenth..2 * tenth], &seconds[seconds.len() - tenth - 1..seconds.len() - 1]);
+    println!("{:.0} tokens/s", tokens.len() as f64 / seconds.iter().sum::<f64>());
+    (resident_bytes() as i64 - resident as i64, median(last.to_vec()) / median(second.to_vec()))
+}

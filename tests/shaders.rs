@@ -1,0 +1,286 @@
+//! Level 1: every shader is valid, keeps the default limits of WebGPU, and agrees with its Rust descriptor.
+//!
+//! With `SINKSTREAM_WGSL_DIR` set, the composed sources are written there, for Tint.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, Scalar, ScalarKind, StorageAccess, TypeInner};
+use sinkstream::Error;
+use sinkstream::executor::gpu::GpuExecutor;
+use sinkstream::gpu::Gpu;
+use sinkstream::kernel::{Access, Kernel};
+use sinkstream::kernels::{ALL, attention, embed, gate_up, logits, nll, project, qkv, sample};
+use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan, Purpose};
+
+/// What core WebGPU has: `unpack2x16float`, and nothing optional.
+const CORE: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+
+fn module(kernel: &Kernel) -> Module {
+    let source = kernel.source();
+    naga::front::wgsl::parse_str(&source).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&source)))
+}
+
+#[test]
+fn all_are_valid() {
+    for kernel in ALL {
+        let module = module(kernel);
+        let mut validator = Validator::new(ValidationFlags::all(), CORE);
+        validator
+            .validate(&module)
+            .unwrap_or_else(|error| panic!("{kernel:?}: {}", error.emit_to_string(&kernel.source())));
+        if let Some(folder) = std::env::var_os("SINKSTREAM_WGSL_DIR") {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(std::path::Path::new(&folder).join(format!("{}.wgsl", kernel.name)), kernel.source())
+                .unwrap();
+        }
+    }
+}
+
+#[test]
+fn bindings_are_those_of_the_descriptor() {
+    for kernel in ALL {
+        let module = module(kernel);
+        let mut found = vec![];
+        for (_, variable) in module.global_variables.iter() {
+            let Some(binding) = variable.binding else { continue };
+            assert_eq!(binding.group, 0, "{kernel:?}");
+            let access = match variable.space {
+                AddressSpace::Uniform => Access::Uniform,
+                AddressSpace::Storage { access } if access == StorageAccess::LOAD => Access::Read,
+                AddressSpace::Storage { .. } => Access::Write,
+                space => panic!("{kernel:?}: a binding in {space:?}"),
+            };
+            found.push((binding.binding, variable.name.clone().unwrap(), access));
+        }
+        found.sort_by_key(|(number, ..)| *number);
+        let expected: Vec<_> =
+            (0..).zip(kernel.bindings).map(|(i, binding)| (i, binding.name.to_string(), binding.access)).collect();
+        assert_eq!(found, expected, "{kernel:?}");
+    }
+}
+
+#[test]
+fn default_limits_are_kept() {
+    for kernel in ALL {
+        let module = module(kernel);
+        let storage = kernel.bindings.iter().filter(|binding| binding.access != Access::Uniform).count();
+        assert!(storage <= 8, "{kernel:?}: {storage} storage buffers");
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).unwrap();
+        let of_workgroup =
+            module.global_variables.iter().filter(|(_, variable)| variable.space == AddressSpace::WorkGroup);
+        let bytes: u32 = of_workgroup.map(|(_, variable)| layouter[variable.ty].size).sum();
+        assert!(bytes <= 16 << 10, "{kernel:?}: {bytes} bytes of workgroup memory");
+        let [entry] = &module.entry_points[..] else { panic!("{kernel:?}: not one entry point") };
+        assert_eq!(entry.name, kernel.name);
+        assert!(entry.workgroup_size.iter().product::<u32>() <= 256, "{kernel:?}: {:?}", entry.workgroup_size);
+    }
+}
+
+/// A struct's fields: name, byte offset, type.
+type Fields = Vec<(String, u32, String)>;
+
+/// The fields of a Rust struct that mirrors a WGSL one.
+macro_rules! fields {
+    ($type:ty { $($field:ident),* }) => {{
+        let value: $type = bytemuck::Zeroable::zeroed();
+        let fields: Fields = vec![$((
+            stringify!($field).to_string(),
+            std::mem::offset_of!($type, $field) as u32,
+            std::any::type_name_of_val(&value.$field).to_string(),
+        )),*];
+        (fields, size_of::<$type>() as u32)
+    }};
+}
+
+/// The fields and size of a WGSL struct. Words that WGSL reserves end in an underscore there.
+fn fields_of(kernel: &Kernel, name: &str) -> (Fields, u32) {
+    let module = module(kernel);
+    let (_, found) = module.types.iter().find(|(_, known)| known.name.as_deref() == Some(name)).unwrap();
+    let TypeInner::Struct { members, span } = &found.inner else { panic!("{name} is no struct") };
+    let fields = members.iter().map(|member| {
+        let kind = match module.types[member.ty].inner {
+            TypeInner::Scalar(Scalar { kind: ScalarKind::Uint, width: 4 }) => "u32".to_string(),
+            TypeInner::Scalar(Scalar { kind: ScalarKind::Float, width: 4 }) => "f32".to_string(),
+            ref other => format!("{other:?}"),
+        };
+        (member.name.clone().unwrap().trim_end_matches('_').to_string(), member.offset, kind)
+    });
+    (fields.collect(), *span)
+}
+
+#[test]
+fn params_lie_as_in_rust() {
+    let params = [
+        (&embed::KERNEL, fields!(embed::Params { blocks, stride, vocab_size })),
+        (
+            &qkv::KERNEL,
+            fields!(qkv::Params {
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                rotary_dim,
+                halves,
+                first_pair,
+                pairs,
+                blocks,
+                stride,
+                dim,
+                eps,
+                scale,
+                slots,
+                columns
+            }),
+        ),
+        (&attention::KERNEL, fields!(attention::Params { n_heads, n_kv_heads, heads, half, slots, columns, stride })),
+        (&project::KERNEL, fields!(project::Params { rows, blocks, in_stride, out_stride })),
+        (&gate_up::KERNEL, fields!(gate_up::Params { ffn_dim, blocks, in_stride, out_stride, dim, eps })),
+        (&logits::KERNEL, fields!(logits::Params { vocab_size, blocks, in_stride, out_stride, dim, eps })),
+        (&nll::KERNEL, fields!(nll::Params { vocab_size, stride })),
+        (&sample::KERNEL, fields!(sample::Params { vocab_size, stride, slots })),
+    ];
+    assert_eq!(params.len(), ALL.len());
+    for (kernel, expected) in params {
+        assert_eq!(fields_of(kernel, "Params"), expected, "Params of {kernel:?}");
+    }
+}
+
+#[test]
+fn columns_and_settings_lie_as_in_rust() {
+    let column = fields!(Column { token, position, slot, cached, sinks, capacity, lane, target });
+    let settings =
+        fields!(sample::Settings { temperature, top_k, top_p, ln_min_p, repeat_penalty, repeat_last_n, seed, pad });
+    for kernel in ALL {
+        assert_eq!(fields_of(kernel, "Column"), column, "{kernel:?}");
+        let (fields, size) = fields_of(kernel, "Columns");
+        assert_eq!(fields[0], ("active".into(), std::mem::offset_of!(ColumnsHeader, active) as u32, "u32".into()));
+        let (name, offset, _) = fields.last().unwrap();
+        assert_eq!((name.as_str(), *offset), ("column", size_of::<ColumnsHeader>() as u32));
+        assert_eq!(
+            size,
+            (size_of::<ColumnsHeader>() + sinkstream::plan::MAX_COLUMNS as usize * size_of::<Column>()) as u32
+        );
+    }
+    assert_eq!(fields_of(&sample::KERNEL, "Settings"), settings);
+}
+
+#[test]
+fn every_binding_says_its_shape() {
+    for kernel in ALL {
+        let source = kernel.source();
+        let lines: Vec<_> = source.lines().filter(|line| line.contains("@binding(")).collect();
+        assert_eq!(lines.len(), kernel.bindings.len(), "{kernel:?}: one binding a line");
+        for line in lines {
+            let comment = line.split_once("; // ").map_or("", |(_, comment)| comment);
+            assert!(
+                line.starts_with("@group(0)")
+                    && (comment.contains('[') || line.contains(": Params;") || line.contains(": Settings;")),
+                "{line}"
+            );
+        }
+        for part in kernel.wgsl {
+            assert!(part.starts_with("// ") && part.len() > 40, "a shader of {kernel:?} does not say what it is for");
+        }
+    }
+}
+
+/// A device that checks everything and computes nothing, with the default limits.
+fn noop() -> (wgpu::Device, Gpu) {
+    let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    assert_eq!(device.limits().max_storage_buffers_per_shader_stage, 8);
+    let info = device.adapter_info();
+    (device.clone(), Gpu::new(device, queue, info))
+}
+
+/// The kernel with buffers of one size for all bindings and these constants, of those that it has.
+fn dispatch(kernel: &'static Kernel, buffers: &mut Buffers, bytes: u64, constants: &[(&'static str, u32)]) -> Dispatch {
+    let module = module(kernel);
+    let has = |name: &str| module.overrides.iter().any(|(_, known)| known.name.as_deref() == Some(name));
+    Dispatch {
+        kernel,
+        label: kernel.name.into(),
+        params: vec![0; 64],
+        buffers: kernel.bindings[1..].iter().map(|binding| buffers.add(binding.name, bytes, Purpose::Work)).collect(),
+        overrides: constants.iter().filter(|(name, _)| has(name)).copied().collect(),
+        workgroups: [1, 1, 1],
+    }
+}
+
+fn plan(dispatches: Vec<Dispatch>) -> Plan {
+    Plan { name: "test".into(), columns: 1, dispatches }
+}
+
+#[test]
+fn all_pipelines_can_be_built() {
+    let (_, gpu) = noop();
+    let mut buffers = Buffers::default();
+    let mut dispatches = vec![];
+    for kernel in ALL {
+        for layout in 0..5 {
+            for (lanes, columns, cache) in [(1, 1, 0), (1, 8, 1), (4, 7, 0), (16, 1, 1), (16, 8, 0), (64, 2, 1)] {
+                let constants = [("LAYOUT", layout), ("LANES", lanes), ("COLUMNS", columns), ("CACHE_F32", cache)];
+                dispatches.push(dispatch(kernel, &mut buffers, 1 << 15, &constants));
+            }
+        }
+    }
+    let count = dispatches.len() as u64;
+    pollster::block_on(async {
+        let mut executor = GpuExecutor::new(gpu, &buffers, vec![plan(vec![]), plan(dispatches)]).await.unwrap();
+        executor.run(1, 3).unwrap();
+        executor.run(0, 1).unwrap();
+        assert_eq!((executor.dispatches(), executor.submits()), (3 * count, 2));
+        let of_buffers = buffers.bytes(Purpose::Work);
+        assert!(executor.bytes() >= of_buffers + 256 * count, "{} of {of_buffers}", executor.bytes());
+    });
+}
+
+/// What the executor says to one dispatch with buffers of so many bytes.
+fn refusal(bytes: u64, change: impl FnOnce(&mut Dispatch)) -> Error {
+    let (_, gpu) = noop();
+    let mut buffers = Buffers::default();
+    let mut dispatch = dispatch(&project::KERNEL, &mut buffers, bytes, &[("LAYOUT", 3), ("LANES", 1), ("COLUMNS", 1)]);
+    change(&mut dispatch);
+    let executor = pollster::block_on(GpuExecutor::new(gpu, &buffers, vec![plan(vec![dispatch])]));
+    executor.expect_err("refused")
+}
+
+#[test]
+fn refuses_with_numbers_what_does_not_fit() {
+    let text = |error: Error| match error {
+        Error::DoesNotFit(text) => text,
+        error => panic!("{error:?}"),
+    };
+    let too_large = text(refusal(257 << 20, |_| {}));
+    assert!(too_large.contains("269484032") && too_large.contains("268435456"), "{too_large}");
+    let too_large = text(refusal(1 << 17, |_| {})); // the columns are a uniform
+    assert!(
+        too_large.contains("columns") && too_large.contains("131072") && too_large.contains("65536"),
+        "{too_large}"
+    );
+    let too_many = text(refusal(1 << 15, |dispatch| dispatch.workgroups[0] = 65_536));
+    assert!(too_many.contains("65536") && too_many.contains("65535"), "{too_many}");
+}
+
+#[test]
+fn says_what_the_device_refuses() {
+    let unbound = refusal(1 << 15, |dispatch| dispatch.buffers.truncate(2));
+    assert!(matches!(&unbound, Error::Gpu(text) if text.contains("project")), "{unbound:?}");
+}
+
+#[test]
+fn notices_that_the_device_is_lost() {
+    let (device, gpu) = noop();
+    let mut buffers = Buffers::default();
+    let constants = [("LAYOUT", 3), ("LANES", 1), ("COLUMNS", 1)];
+    let dispatch = dispatch(&project::KERNEL, &mut buffers, 1 << 15, &constants);
+    pollster::block_on(async {
+        let mut executor = GpuExecutor::new(gpu, &buffers, vec![plan(vec![dispatch])]).await.unwrap();
+        executor.run(0, 1).unwrap();
+        device.destroy();
+        device.poll(wgpu::PollType::Poll).unwrap();
+        assert!(matches!(executor.run(0, 1), Err(Error::DeviceLost(_))));
+        assert!(matches!(executor.write(BufferId(0), 0, &[0; 4]), Err(Error::DeviceLost(_))));
+        assert!(matches!(executor.read(BufferId(0), 0, &mut [0; 4]).await, Err(Error::DeviceLost(_))));
+    });
+}
