@@ -6,5 +6,7 @@ mod here;
 #[cfg(target_arch = "wasm32")]
 #[path = "platform/web.rs"]
 mod here;
+#[cfg(target_arch = "wasm32")]
+pub mod web_source;
 
 pub use here::*;

@@ -7,7 +7,24 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::sampler::Sampling;
 use crate::session::Session;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Special, Tokenizer};
+
+/// Goes on with a text. A stream that begins with an empty text begins with the model's first token.
+///
+/// # Errors
+/// As [`Session::append`]; [`crate::Error::Tokenizer`].
+pub async fn append_text(engine: &mut Engine, session: &mut Session, text: &str) -> Result<()> {
+    let tokenizer = engine.tokenizer()?;
+    let is_begun = session.cached() > 0;
+    let mut ids = match is_begun {
+        true => tokenizer.encode(text, Special::Parse)?,
+        false => tokenizer.encode_start(text, Special::Parse)?,
+    };
+    if ids.is_empty() && !is_begun {
+        ids.push(tokenizer.bos().unwrap_or(0));
+    }
+    session.append(engine, &ids).await
+}
 
 /// Why a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,1 +1,227 @@
-//! The browser: wasm-bindgen handles, no logic.
+//! The browser's door: handles for the worker (`www/src/worker.ts`), no logic.
+//!
+//! Settings come and reports go as JSON text, numbers of tokens as f64 (exact up to 2⁵³), errors as JavaScript's
+//! `Error` with the name of the class that the page will see.
+
+use serde_json::Value;
+use wasm_bindgen::prelude::*;
+
+use crate::config::Attention;
+use crate::engine::{self, Device, Progress, Settings};
+use crate::error::{Error, Result};
+use crate::kernels::cache::CacheType;
+use crate::platform::web_source;
+use crate::sampler::Sampling;
+use crate::session;
+use crate::stream::{self, Request, TextStream};
+
+/// Sends panics to the console, with their message.
+#[wasm_bindgen(start)]
+pub fn start() {
+    console_error_panic_hook::set_once();
+}
+
+/// A loaded model.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Engine {
+    engine: engine::Engine,
+}
+
+#[wasm_bindgen]
+impl Engine {
+    /// Loads a model from an address, a `Blob`, an `ArrayBuffer` or a `ReadableStream`. `settings`: JSON as
+    /// `Settings` in `www/src/protocol.ts`. `progress` is called with bytes loaded and bytes in all.
+    ///
+    /// # Errors
+    /// As [`engine::Engine::load`].
+    pub async fn load(
+        model: JsValue,
+        settings: &str,
+        progress: js_sys::Function,
+    ) -> std::result::Result<Self, JsValue> {
+        let report = &mut |Progress { loaded, total }| {
+            // What the page does with the numbers is not ours to fail for.
+            let _ = progress.call2(&JsValue::NULL, &(loaded as f64).into(), &(total as f64).into());
+        };
+        let load = async {
+            let settings = parse_settings(settings)?;
+            engine::Engine::load(web_source::source(&model).await?, &settings, report).await
+        };
+        load.await.map(|engine| Self { engine }).map_err(thrown)
+    }
+
+    /// Model, executor, adapter, attention and memory plan, as JSON.
+    pub fn info(&self) -> String {
+        self.engine.info().to_string()
+    }
+
+    /// Dispatches given to the GPU so far; 0 on the CPU.
+    #[wasm_bindgen(getter)]
+    pub fn dispatches(&self) -> f64 {
+        self.engine.dispatches() as f64
+    }
+
+    /// A new, empty stream; it takes the place of the last.
+    pub fn session(&mut self) -> Session {
+        Session { session: self.engine.session(), stream: None }
+    }
+}
+
+/// A stream of text.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Session {
+    session: session::Session,
+    stream: Option<TextStream>,
+}
+
+#[wasm_bindgen]
+impl Session {
+    /// Goes on with this text.
+    ///
+    /// # Errors
+    /// As [`stream::append_text`].
+    pub async fn append(&mut self, engine: &mut Engine, text: String) -> std::result::Result<(), JsValue> {
+        stream::append_text(&mut engine.engine, &mut self.session, &text).await.map_err(thrown)
+    }
+
+    /// Begins to generate. `request`: JSON as `Sampling` in `www/src/protocol.ts`.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for a value of the wrong type.
+    pub fn begin(&mut self, request: &str) -> std::result::Result<(), JsValue> {
+        self.stream = Some(TextStream::new(parse_request(request).map_err(thrown)?));
+        Ok(())
+    }
+
+    /// The text of the next tokens, at most `count`; nothing once the stream has ended.
+    ///
+    /// # Errors
+    /// As [`TextStream::next`].
+    pub async fn next(&mut self, engine: &mut Engine, count: u32) -> std::result::Result<Option<Vec<String>>, JsValue> {
+        let Some(stream) = &mut self.stream else { return Ok(None) };
+        let pieces = stream.next(&mut engine.engine, &mut self.session, count).await.map_err(thrown)?;
+        Ok(pieces.map(|pieces| pieces.into_iter().map(|piece| piece.text).collect()))
+    }
+
+    /// Forgets the last tokens, as if they had never been generated.
+    ///
+    /// # Errors
+    /// As [`session::Session::take_back`].
+    #[wasm_bindgen(js_name = takeBack)]
+    pub fn take_back(&mut self, tokens: u32) -> std::result::Result<(), JsValue> {
+        self.session.take_back(tokens).map_err(thrown)
+    }
+
+    /// Tokens of the stream so far.
+    #[wasm_bindgen(getter)]
+    pub fn position(&self) -> f64 {
+        self.session.position() as f64
+    }
+
+    /// Tokens that left the cache.
+    #[wasm_bindgen(getter)]
+    pub fn evicted(&self) -> f64 {
+        self.session.evicted() as f64
+    }
+
+    /// Tokens that the model still sees.
+    #[wasm_bindgen(getter)]
+    pub fn cached(&self) -> u32 {
+        self.session.cached()
+    }
+}
+
+/// The class that the page sees, by its name.
+fn thrown(error: Error) -> JsValue {
+    let name = match error {
+        Error::NoGpu(_) => "WebGpuUnavailableError",
+        Error::DeviceLost(_) => "DeviceLostError",
+        Error::Format { .. } | Error::Unsupported { .. } | Error::Model(_) | Error::Tokenizer(_) => "ModelFormatError",
+        Error::Read { .. } => "DownloadError",
+        Error::Settings(_) | Error::DoesNotFit(_) | Error::CacheFull(_) => "RangeError",
+        Error::Gpu(_) | Error::Aborted => "Error",
+    };
+    let thrown = js_sys::Error::new(&error.to_string());
+    thrown.set_name(name);
+    thrown.into()
+}
+
+const MODES: [Attention; 4] = [Attention::Streaming, Attention::Window, Attention::Dense, Attention::Recompute];
+
+fn parse_settings(json: &str) -> Result<Settings> {
+    let json = Fields::parse(json)?;
+    let defaults = Settings::default();
+    Ok(Settings {
+        device: json
+            .one_of("device", &[("auto", Device::Auto), ("gpu", Device::Gpu), ("cpu", Device::Cpu)])?
+            .unwrap_or_default(),
+        attention: json.one_of("attention", &MODES.map(|mode| (mode.name(), mode)))?.unwrap_or_default(),
+        sinks: json.u32("sinks")?,
+        window: json.u32("window")?,
+        chunk: json.u32("chunk")?.unwrap_or(defaults.chunk),
+        cache: json.one_of("cache", &[("f16", CacheType::F16), ("f32", CacheType::F32)])?.unwrap_or(defaults.cache),
+        ..defaults
+    })
+}
+
+fn parse_request(json: &str) -> Result<Request> {
+    let json = Fields::parse(json)?;
+    let defaults = Sampling::default();
+    let sampling = Sampling {
+        temperature: json.f32("temperature")?.unwrap_or(defaults.temperature),
+        top_k: json.u32("topK")?.unwrap_or(defaults.top_k),
+        top_p: json.f32("topP")?.unwrap_or(defaults.top_p),
+        min_p: json.f32("minP")?.unwrap_or(defaults.min_p),
+        seed: json.u32("seed")?.unwrap_or_else(|| (js_sys::Math::random() * f64::from(u32::MAX)) as u32),
+        ..defaults
+    };
+    // Without a limit the stream has no end, unless the caller waits for the end of the reply.
+    let limit = if json.flag("untilEnd") { u64::MAX } else { 0 };
+    let max_tokens = json.u32("maxTokens")?.map_or(limit, u64::from);
+    Ok(Request { sampling, max_tokens, ignore_eos: false, stop: json.texts("stop")? })
+}
+
+/// The fields of a JSON object; each may be missing.
+struct Fields(Value);
+
+impl Fields {
+    fn parse(json: &str) -> Result<Self> {
+        serde_json::from_str(json).map(Self).map_err(|error| Error::Settings(error.to_string()))
+    }
+
+    fn read<T>(&self, name: &str, expected: &str, read: impl FnOnce(&Value) -> Option<T>) -> Result<Option<T>> {
+        match &self.0[name] {
+            Value::Null => Ok(None),
+            value => read(value).map(Some).ok_or_else(|| Error::Settings(format!("{name}: {value} is not {expected}"))),
+        }
+    }
+
+    fn u32(&self, name: &str) -> Result<Option<u32>> {
+        self.read(name, "a whole number from 0 to 4294967295", |value| value.as_u64()?.try_into().ok())
+    }
+
+    fn f32(&self, name: &str) -> Result<Option<f32>> {
+        self.read(name, "a number", |value| value.as_f64().map(|value| value as f32))
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.0[name] == true
+    }
+
+    fn texts(&self, name: &str) -> Result<Vec<String>> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let texts = |value: &Value| match value {
+            Value::Array(values) => values.iter().map(text).collect(),
+            value => text(value).map(|text| vec![text]),
+        };
+        Ok(self.read(name, "a text or a list of texts", texts)?.unwrap_or_default())
+    }
+
+    fn one_of<T: Clone>(&self, name: &str, known: &[(&str, T)]) -> Result<Option<T>> {
+        let names = known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let find = |value: &Value| known.iter().find(|(name, _)| value == name).map(|(_, known)| known.clone());
+        self.read(name, &format!("one of {names}"), find)
+    }
+}

@@ -1,6 +1,12 @@
 //! Threads (none), vector instructions (SIMD128, at compile time), clock and GPU waiting in a browser.
 
-use crate::error::Result;
+use futures_channel::oneshot;
+use js_sys::Promise;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::MessageChannel;
+
+use crate::error::{Error, Result};
 
 /// The one core of a browser's worker.
 #[derive(Debug)]
@@ -30,4 +36,68 @@ impl Cores {
 #[inline(always)]
 pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     work()
+}
+
+#[wasm_bindgen]
+extern "C" {
+    // In a page and in a worker alike.
+    #[wasm_bindgen(js_namespace = performance, js_name = now)]
+    fn now_ms() -> f64;
+}
+
+/// Seconds since some fixed moment.
+pub fn seconds() -> f64 {
+    now_ms() / 1000.0
+}
+
+/// How often a waiting GPU queue is poked. Shorter floods the GPU process, longer is waited for.
+const POKE_SECONDS: f64 = 0.002;
+
+/// Waits for a callback of wgpu, after `queue` was given the work that leads to it.
+///
+/// Firefox looks after its queues every 100 ms and Chromium every 2.5 ms, unless something is submitted: so an empty
+/// submit follows every [`POKE_SECONDS`] until the callback has come.
+///
+/// # Errors
+/// [`Error::DeviceLost`] if the callback was dropped uncalled.
+pub async fn finish<T>(_device: &wgpu::Device, queue: &wgpu::Queue, mut callback: oneshot::Receiver<T>) -> Result<T> {
+    let ticks = Ticks::new()?;
+    let mut poked = f64::MIN;
+    loop {
+        match callback.try_recv() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => {}
+            Err(oneshot::Canceled) => return Err(Error::DeviceLost("while waiting for it".into())),
+        }
+        if seconds() - poked > POKE_SECONDS {
+            queue.submit(None);
+            poked = seconds();
+        }
+        ticks.next().await;
+    }
+}
+
+/// Turns of the event loop. Messages come at once; timers wait 4 ms.
+struct Ticks(MessageChannel);
+
+impl Ticks {
+    fn new() -> Result<Self> {
+        let refused = |error| Error::Gpu(format!("no MessageChannel: {error:?}"));
+        MessageChannel::new().map(Self).map_err(refused)
+    }
+
+    async fn next(&self) {
+        let tick = Promise::new(&mut |resolve, _| {
+            self.0.port1().set_onmessage(Some(&resolve));
+            // Cannot fail: there is nothing in the message that could not be copied.
+            let _ = self.0.port2().post_message(&JsValue::NULL);
+        });
+        let _ = JsFuture::from(tick).await; // never rejects
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        self.0.port1().close();
+    }
 }

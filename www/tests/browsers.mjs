@@ -1,0 +1,65 @@
+// Debian's Chromium and Firefox under one small interface: what Playwright's and Puppeteer's pages have in common.
+
+import { existsSync } from "node:fs";
+import { chromium } from "playwright-core";
+import puppeteer from "puppeteer-core";
+
+/** The first of these programs that is there. */
+function program(name, ...paths) {
+  const found = [process.env[name], ...paths].find((path) => path && existsSync(path));
+  if (!found) throw new Error(`no browser: none of ${paths.join(", ")} exists, and ${name} is not set`);
+  return found;
+}
+
+const launchers = {
+  // Without --enable-unsafe-webgpu Chromium keeps its software adapter to itself.
+  chromium: (webgpu) =>
+    chromium.launch({
+      executablePath: program("CHROMIUM", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"),
+      args: [
+        "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", ...(webgpu ? ["--enable-unsafe-webgpu"] : []),
+      ],
+    }),
+  firefox: (webgpu) =>
+    puppeteer.launch({
+      browser: "firefox",
+      executablePath: program("FIREFOX", "/usr/bin/firefox-esr", "/usr/bin/firefox"),
+      headless: true,
+      protocolTimeout: 900_000,
+      extraPrefsFirefox: {
+        "dom.webgpu.enabled": webgpu,
+        "dom.webgpu.workers.enabled": webgpu,
+        "gfx.webgpu.ignore-blocklist": webgpu,
+      },
+    }),
+};
+
+/** Starts a browser; `webgpu: false` for one without. Close it with `close()`. */
+export async function launch(name, { webgpu = true } = {}) {
+  const browser = await launchers[name](webgpu);
+  return {
+    version: await browser.version(),
+    close: () => browser.close(),
+    /** A new page, and what it complained about. */
+    async open(url) {
+      const page = await browser.newPage();
+      const complaints = [];
+      page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+      page.on("pageerror", (error) => complaints.push(String(error)));
+      await page.goto(url);
+      return { page, complaints };
+    },
+  };
+}
+
+/** Waits until `look`, run in the page with `argument`, gives something true; `ms` at most. */
+export async function until(page, what, look, argument, ms = 60_000) {
+  const deadline = Date.now() + ms;
+  for (;;) {
+    const seen = await page.evaluate(look, argument);
+    if (seen) return seen;
+    if (Date.now() > deadline) throw new Error(`${what}: not within ${ms} ms; the page shows: ${await page.evaluate(() => document.body.innerText.slice(0, 400))}`);
+    await new Promise((later) => setTimeout(later, 50));
+  }
+}

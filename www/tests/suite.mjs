@@ -1,0 +1,22 @@
+// Everything that is checked in a browser, the same in each.
+
+import { after, before, describe } from "node:test";
+import { launch } from "./browsers.mjs";
+import { pageTests } from "./page.mjs";
+import { serve } from "./server.mjs";
+
+export function suite(name) {
+  const setting = { name };
+  describe(name, { timeout: 1_200_000 }, () => {
+    before(async () => {
+      setting.server = await serve();
+      setting.browser = await launch(name);
+      console.log(`${name} ${setting.browser.version}`);
+    });
+    after(async () => {
+      await setting.browser?.close();
+      await setting.server?.close();
+    });
+    pageTests(setting);
+  });
+}
