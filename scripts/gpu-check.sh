@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# What to run on a machine with a real GPU: the adapter, every GPU test, and a look at the speed. Takes a few minutes.
+# It fails if only a software adapter is found. Results for docs/checks.md; there is no benchmark command yet.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo build --release --locked
+sinkstream=${CARGO_TARGET_DIR:-target}/release/sinkstream
+"$sinkstream" devices
+adapter=$("$sinkstream" devices --json)
+case $adapter in
+  *'"type":"DiscreteGpu"'* | *'"type":"IntegratedGpu"'*) ;;
+  *) echo "gpu-check: no real GPU found" >&2; exit 1 ;;
+esac
+git log -1 --format='commit %h, %cs'
+
+cargo test --release --locked --test kernels --test gpu_model --test shaders
+for device in gpu cpu; do
+  "$sinkstream" generate --device "$device" --prompt "Once upon a time" -n 2000 --ignore-eos --seed 1 --json --quiet |
+    grep -oE '"(adapter|executor|prompt_tokens_per_second|tokens_per_second)":[^,}]*'
+done
