@@ -23,7 +23,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> out: array<vec2<f32>>; // [column][stride / 2], pairs [n_heads][half] of f32
 
 const TILE: u32 = 64u;      // slots at once: one for each invocation
-const HIDDEN: f32 = -3e38;  // below every score; finite, because WGSL does not promise infinities
+const LOWEST: f32 = -3e38;  // below every score; finite, because WGSL does not promise infinities
 
 var<workgroup> scores: array<f32, 512>;     // [head][slot of the tile]: scores, then weights
 var<workgroup> highest: array<f32, 64>;     // [head][8]: largest score so far among those of eight neighbours
@@ -52,15 +52,15 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
     let seen = column.cached + 1u;
 
     var totals: array<vec3<f32>, 16>; // of item n · 64 + invocation: weighted sum of its pair, sum of the weights
-    highest[invocation] = HIDDEN;
+    highest[invocation] = LOWEST;
     if (invocation < 8u) {
-        maximum[invocation] = HIDDEN;
+        maximum[invocation] = LOWEST;
     }
 
     for (var first = 0u; first < seen; first += TILE) {
         workgroupBarrier(); // the tile before has used its weights
-        let n = first + invocation;
-        let key = cache + slot_of(column, min(n, column.cached)) * half;
+        let n = min(first + invocation, column.cached); // invocations behind the last token repeat it: not summed below
+        let key = cache + slot_of(column, n) * half;
         let query = select(q_window, q_sinks, n < column.sinks);
         for (var head = 0u; head < params.heads; head++) {
             var score = 0.0;
@@ -68,7 +68,7 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
                 let at = (key + i) * (1u + CACHE_F32);
                 score += dot(q[query + head * half + i], load_pair(k[at], k[at + CACHE_F32]));
             }
-            scores[head * TILE + invocation] = select(HIDDEN, score, n < seen);
+            scores[head * TILE + invocation] = score;
         }
         workgroupBarrier();
         if (invocation < 8u * params.heads) {
@@ -80,7 +80,7 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
         }
         workgroupBarrier();
         if (invocation < params.heads) {
-            var high = HIDDEN;
+            var high = LOWEST;
             for (var i = 0u; i < 8u; i++) {
                 high = max(high, highest[8u * invocation + i]);
             }
@@ -90,7 +90,7 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
         workgroupBarrier();
         for (var head = 0u; head < params.heads; head++) {
             let at = head * TILE + invocation;
-            scores[at] = select(0.0, exp(max(scores[at] - maximum[head], -1e4)), n < seen);
+            scores[at] = exp(max(scores[at] - maximum[head], -1e4));
         }
         workgroupBarrier();
         let count = min(TILE, seen - first);

@@ -136,8 +136,8 @@ fn sort_most_likely(count: u32, invocation: u32) {
     var mask = vec2<u32>(0u);   // where they stand
     var reached = params.vocab_size; // entries from `lowest` on up
     var above = 0u; // entries above all that agree with the digits found
-    for (var digit = 0u; digit < 7u && reached > ROOM; digit++) {
-        let is_id = digit >= 4u; // four digits of the logit, then three of the id
+    for (var digit = 0u; digit < 7u && reached > ROOM; digit++) { // two of the id are enough: 256 above, 256 with it
+        let is_id = digit >= 4u; // four digits of the logit, then up to three of the id
         let shift = 8u * select(3u - digit, 6u - digit, is_id);
         atomicStore(&histogram[invocation], 0u);
         workgroupBarrier();

@@ -16,7 +16,7 @@ use gguf_writer::GgufWriter;
 use pollster::block_on;
 use sinkstream::Error;
 use sinkstream::gguf::{ArrayValue, Gguf, Value};
-use sinkstream::source::{LocalBoxFuture, SequentialBytes, Source};
+use sinkstream::source::{LocalBoxFuture, RandomBytes, SequentialBytes, Source};
 
 /// Mutants of each of the two small headers; the project asks for 100,000 in all.
 const MUTANTS: u64 = 100_000;
@@ -312,10 +312,10 @@ fn needs_at_most_three_times_the_room_of_the_smallest_elements() {
     assert!(largest <= 3 * bytes.len(), "{largest} bytes at once for {}", bytes.len());
 }
 
-/// A file that says it has 1 TiB; reading its header past what `bytes` hold fails.
+/// A file that says it has 1 TiB: after the first bytes all `x`.
 struct Huge(Vec<u8>);
 
-impl sinkstream::source::RandomBytes for Huge {
+impl RandomBytes for Huge {
     fn read<'a>(&'a mut self, offset: u64, buf: &'a mut [u8]) -> LocalBoxFuture<'a, sinkstream::Result<()>> {
         buf.fill(b'x');
         for (byte, known) in buf.iter_mut().zip(self.0.iter().skip(offset as usize)) {
@@ -327,16 +327,18 @@ impl sinkstream::source::RandomBytes for Huge {
 
 #[test]
 fn follows_what_was_read_and_not_what_was_announced() {
-    // 2²⁵ strings fit into the bytes that the file claims to have; the first one is announced as endless.
+    // 2²⁴ strings fit into the bytes that the file claims to have. The first is empty, the second endless.
     let mut bytes = zeros(8, 1 << 20);
-    bytes.truncate(49);
+    bytes.truncate(57);
     bytes[41..49].copy_from_slice(&(1u64 << 24).to_le_bytes());
     let (result, largest) = parse(Source::random("huge", 1 << 40, Box::new(Huge(bytes.clone()))));
     let error = result.unwrap_err().to_string();
-    assert!(error.ends_with("headers beyond byte 268435456 are not read"), "{error}");
+    let expected = "metadata k[1] at byte 57: 8680820740569200760 of at least 1 bytes each, but headers beyond byte \
+                    268435456 are not read";
+    assert!(error.ends_with(expected), "{error}");
     assert!(largest <= 128 << 10, "{largest} bytes at once");
     // 2⁶⁰ of them do not fit into any header.
     bytes[41..49].copy_from_slice(&(1u64 << 60).to_le_bytes());
     let (result, _) = parse(Source::random("huge", 1 << 40, Box::new(Huge(bytes))));
-    assert!(result.is_err());
+    assert!(result.unwrap_err().to_string().contains("metadata k: count at byte 41"));
 }

@@ -1,0 +1,161 @@
+"""The model: a plain llama (RMSNorm, RoPE, grouped-query attention, SwiGLU, tied embedding, no biases).
+
+RoPE rotates *interleaved* pairs (0,1), (2,3), ... of every head. That is the convention of GGUF's architecture
+`llama`, so the weights are exported as they are, without a permutation of the query and key rows.
+"""
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass
+class Config:
+    vocab: int = 4096
+    dim: int = 192
+    layers: int = 5
+    heads: int = 6
+    kv_heads: int = 2
+    ffn: int = 448
+    context: int = 1024
+    theta: float = 10000.0
+    eps: float = 1e-5
+
+    @property
+    def head_dim(self):
+        return self.dim // self.heads
+
+    def as_dict(self):
+        return asdict(self)
+
+
+PRESETS = {
+    "2m": Config(),
+    "7m": Config(dim=256, layers=8, heads=8, kv_heads=4, ffn=704),
+    "20m": Config(vocab=8192, dim=384, layers=10, heads=6, kv_heads=2, ffn=1024),
+}
+
+
+def rope_table(positions, head_dim, theta):
+    """cos and sin, each [positions, head_dim / 2]."""
+    freq = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angle = positions.to(torch.float64)[:, None] * freq[None, :]
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x, cos, sin):
+    """x: [..., positions, head_dim]; pairs are neighbours."""
+    even, odd = x.float()[..., 0::2], x.float()[..., 1::2]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x):
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class Block(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.c = c
+        kv = c.kv_heads * c.head_dim
+        self.attn_norm = RMSNorm(c.dim, c.eps)
+        self.wq = nn.Linear(c.dim, c.dim, bias=False)
+        self.wk = nn.Linear(c.dim, kv, bias=False)
+        self.wv = nn.Linear(c.dim, kv, bias=False)
+        self.wo = nn.Linear(c.dim, c.dim, bias=False)
+        self.ffn_norm = RMSNorm(c.dim, c.eps)
+        self.gate = nn.Linear(c.dim, c.ffn, bias=False)
+        self.up = nn.Linear(c.dim, c.ffn, bias=False)
+        self.down = nn.Linear(c.ffn, c.dim, bias=False)
+
+    def qkv(self, x):
+        """Queries [batch, heads, t, head_dim], keys and values [batch, kv_heads, t, head_dim]; not rotated."""
+        c, (b, t, _) = self.c, x.shape
+        h = self.attn_norm(x)
+        shape = lambda y, n: y.view(b, t, n, c.head_dim).transpose(1, 2)
+        return shape(self.wq(h), c.heads), shape(self.wk(h), c.kv_heads), shape(self.wv(h), c.kv_heads)
+
+    def finish(self, x, heads_out):
+        """heads_out: [batch, heads, t, head_dim]."""
+        x = x + self.wo(heads_out.transpose(1, 2).flatten(2))
+        h = self.ffn_norm(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+    def forward(self, x, cos, sin):
+        q, k, v = self.qkv(x)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        group = self.c.heads // self.c.kv_heads
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        return self.finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
+class Llama(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.c = c
+        self.embed = nn.Embedding(c.vocab, c.dim)
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
+        self.norm = RMSNorm(c.dim, c.eps)
+        cos, sin = rope_table(torch.arange(c.context), c.head_dim, c.theta)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def init(self, seed, std=0.0, sink_logit=0.0):
+        """std 0: matrices with 1/sqrt(inputs). sink_logit: see `prefer_sink`."""
+        g = torch.Generator().manual_seed(seed)
+        for name, p in self.named_parameters():
+            if p.dim() < 2:
+                continue
+            s = 0.02 if name.startswith("embed") else std or p.shape[1] ** -0.5
+            if name.endswith(("wo.weight", "down.weight")):
+                s /= math.sqrt(2 * self.c.layers)
+            with torch.no_grad():
+                p.copy_(torch.randn(p.shape, generator=g) * s)
+        if sink_logit:
+            self.prefer_sink(sink_logit, g)
+        return self
+
+    @torch.no_grad()
+    def prefer_sink(self, logit, g):
+        """Begin with attention at rest on the sink token: at the start its logit is about `logit` in every head.
+
+        Text tokens share one direction of the embedding, the sink token has one of its own. Queries read the first,
+        keys the second, on the two slowest pairs of the rotation, which hardly depend on the distance. The blocks'
+        last matrices begin at zero, so that it holds in all layers. These are ordinary weights: training is free to
+        keep them or not.
+        """
+        c = self.c
+        common, own = torch.linalg.qr(torch.randn(c.dim, 2, generator=g))[0].T
+        length = 0.02 * c.dim**0.5
+        self.embed.weight += 0.5 * length * common
+        self.embed.weight[0] = length * own
+        share = (0.5**2 / (1 + 0.5**2)) ** 0.5  # of a normalised text embedding, along `common`
+        size = (logit * c.head_dim**0.5 / (share * c.dim)) ** 0.5
+        head = torch.zeros(c.head_dim)
+        head[-4::2] = size * 0.5**0.5
+        for block in self.blocks:
+            block.wq.weight += torch.outer(head.repeat(c.heads), common)
+            block.wk.weight += torch.outer(head.repeat(c.kv_heads), own)
+            block.wo.weight.zero_()
+            block.down.weight.zero_()
+
+    def logits(self, x):
+        return F.linear(self.norm(x), self.embed.weight)
+
+    def forward(self, ids, targets=None):
+        x = self.embed(ids)
+        cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        logits = self.logits(x)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
