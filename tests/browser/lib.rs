@@ -1,6 +1,6 @@
 //! The tests that run in browsers: the very same checks as natively, under names that `www/tests/checks.mjs` calls.
 //!
-//! A check that fails panics; the message goes to the console.
+//! A check that fails panics; the message goes to the console, through the hook of `sinkstream::web`.
 #![cfg(target_arch = "wasm32")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
 
@@ -19,11 +19,6 @@ use sinkstream::gguf::Gguf;
 use sinkstream::gpu::Gpu;
 use sinkstream::tokenizer::Tokenizer;
 use wasm_bindgen::prelude::*;
-
-#[wasm_bindgen(start)]
-pub fn start() {
-    console_error_panic_hook::set_once();
-}
 
 /// What the last check could not check, if anything.
 #[wasm_bindgen(js_name = notChecked)]
