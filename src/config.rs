@@ -33,7 +33,7 @@ pub struct Config {
     pub rotary_dim: u32,
     /// RoPE turns halves (NeoX) instead of neighbours (GGUF `llama`).
     pub halves: bool,
-    /// RoPE base θ: pair i turns by θ^(−2i / rotary_dim) radians a position.
+    /// RoPE base θ: pair i turns by `θ^(−2i / rotary_dim)` radians a position.
     pub rope_base: f32,
     /// Divides every frequency (linear scaling); 1 for none.
     pub rope_factor: f32,

@@ -15,7 +15,7 @@ pub enum Executor {
     /// The twins, on the processor's cores.
     Cpu(CpuExecutor),
     /// The shaders, through wgpu.
-    Gpu(GpuExecutor),
+    Gpu(Box<GpuExecutor>),
 }
 
 impl Executor {
@@ -25,7 +25,7 @@ impl Executor {
     /// See [`CpuExecutor::new`] and [`GpuExecutor::new`].
     pub async fn new(gpu: Option<Gpu>, buffers: &Buffers, plans: Vec<Plan>, threads: Option<usize>) -> Result<Self> {
         Ok(match gpu {
-            Some(gpu) => Self::Gpu(GpuExecutor::new(gpu, buffers, plans).await?),
+            Some(gpu) => Self::Gpu(Box::new(GpuExecutor::new(gpu, buffers, plans).await?)),
             None => Self::Cpu(CpuExecutor::new(buffers, plans, threads)?),
         })
     }

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from export_gguf import load, read_any
 from model import rope_table, rotate
 from streaming import dense_nll, recompute_nll, stream_nll
+from typography import plain
 
 
 def streams_of(text, tok, count, length, prefix):
@@ -69,6 +70,7 @@ def main():
     p.add_argument("--length", type=int, default=20000, help="text tokens per stream")
     p.add_argument("--cache", type=int, default=1024)
     p.add_argument("--sinks", type=int, nargs="+", default=[0, 1, 2, 4])
+    p.add_argument("--plain-quotes", action="store_true", help="typographic quotes and dashes of the text made ASCII")
     p.add_argument("--recompute", type=int, default=0, help="also recompute at so many places")
     p.add_argument("--by-position", action="store_true", help="also: loss by place, dense and streaming; drift")
     p.add_argument("--attention", action="store_true", help="also: mean attention on the first token")
@@ -84,10 +86,12 @@ def main():
     tok = Tokenizer.from_file(a.tokenizer)
     prefix = [0] if sink else []
     text = lzma.open(a.text, "rt", encoding="utf-8", newline="").read()
+    if a.plain_quotes:
+        text = plain(text)
     streams = streams_of(text, tok, a.streams, a.length, prefix)
     sizes = token_bytes(tok)
     first = a.cache + 1  # index in the list of losses of the first that was computed after an eviction
-    result = {"model": Path(a.model).name, "step": step, "text": Path(a.text).name, "cache": a.cache,
+    result = {"model": Path(a.model).name, "step": step, "text": Path(a.text).name, "plain_quotes": a.plain_quotes, "cache": a.cache,
               "streams": a.streams, "text_tokens": a.streams * a.length, "rows": {}}
 
     kept = {}
@@ -98,24 +102,26 @@ def main():
             "tokens": sum(len(n) - first for n in kept[s]), "nll": mean, "error": error, "perplexity": math.exp(mean)}
     best = 1 if 1 in kept else a.sinks[-1]
     nll = torch.cat(kept[best]).double().sum().item()
-    size = sum(sizes[ids[1:]].sum().item() for ids in streams)
-    result["bits_per_byte"] = {"row": f"{best}+{a.cache - best}", "bytes": size, "value": nll / math.log(2) / size}
+    size = [sizes[ids[1:]].sum().item() for ids in streams]
+    each = [n.double().sum().item() / math.log(2) / b for n, b in zip(kept[best], size)]
+    result["bits_per_byte"] = {"row": f"{best}+{a.cache - best}", "bytes": sum(size), "value": nll / math.log(2) / sum(size),
+                               "by_stream": each}
 
     if a.recompute:
         per = a.recompute // a.streams
-        fresh, plain, same = [], [], {s: [] for s in kept}
+        fresh, bare, same = [], [], {s: [] for s in kept}
         for i, ids in enumerate(streams):
             # ids[p] is predicted; its loss in a stream has index p - 1
             places = torch.linspace(first + 1, len(ids) - 1, per).long()
             fresh.append(recompute_nll(model, ids, places, prefix, a.cache - len(prefix)))
             if sink:
-                plain.append(recompute_nll(model, ids, places, [], a.cache))
+                bare.append(recompute_nll(model, ids, places, [], a.cache))
             for s in kept:
                 same[s].append(kept[s][i][places - 1])
         fresh = torch.cat(fresh)
         rows = {"places": len(fresh), "fresh_run": math.exp(fresh.mean().item())}
         if sink:
-            rows["fresh_run_without_sink_token"] = math.exp(torch.cat(plain).mean().item())
+            rows["fresh_run_without_sink_token"] = math.exp(torch.cat(bare).mean().item())
         for s in kept:
             difference = torch.cat(same[s]) - fresh
             rows[f"{s}+{a.cache - s}"] = {

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from typography import typographic
+
 SINK = "<sink>"
 
 
@@ -16,6 +18,7 @@ def main():
     p.add_argument("--text", default="../shared/data/text", help="folder with the pg_train_pool_*.txt.xz files")
     p.add_argument("--vocab", type=int, default=4096)
     p.add_argument("--every", type=int, default=4, help="learn from one piece of 64 KiB in so many")
+    p.add_argument("--typographic", action="store_true", help="give every second piece typographic quotes")
     p.add_argument("--out", default="target/train/tokenizer.json")
     a = p.parse_args()
 
@@ -25,7 +28,7 @@ def main():
             with lzma.open(path, "rt", encoding="utf-8", newline="") as f:
                 while piece := f.read(65536):
                     if n % a.every == 0:
-                        yield piece
+                        yield typographic(piece) if a.typographic and n // a.every % 2 else piece
                     n += 1
 
     tok = Tokenizer(models.BPE())

@@ -120,30 +120,30 @@ class Llama(nn.Module):
             with torch.no_grad():
                 p.copy_(torch.randn(p.shape, generator=g) * s)
         if sink_logit:
-            self.prefer_sink(sink_logit, g)
+            self.prefer_sink(sink_logit)
         return self
 
     @torch.no_grad()
-    def prefer_sink(self, logit, g):
+    def prefer_sink(self, logit):
         """Begin with attention at rest on the sink token: at the start its logit is about `logit` in every head.
 
-        Text tokens share one direction of the embedding, the sink token has one of its own. Queries read the first,
-        keys the second, on the two slowest pairs of the rotation, which hardly depend on the distance. The blocks'
-        last matrices begin at zero, so that it holds in all layers. These are ordinary weights: training is free to
-        keep them or not.
+        All text tokens share the first coordinate of the embedding, the sink token has the second for itself. Queries
+        read the first, keys the second, on the two slowest pairs of the rotation, which hardly depend on the distance.
+        The blocks' last matrices begin at zero, so that it holds in all layers. These are ordinary weights, but few and
+        large, which an optimizer with steps of equal size changes slowly: training is free to keep them or not.
         """
         c = self.c
-        common, own = torch.linalg.qr(torch.randn(c.dim, 2, generator=g))[0].T
-        length = 0.02 * c.dim**0.5
-        self.embed.weight += 0.5 * length * common
-        self.embed.weight[0] = length * own
-        share = (0.5**2 / (1 + 0.5**2)) ** 0.5  # of a normalised text embedding, along `common`
-        size = (logit * c.head_dim**0.5 / (share * c.dim)) ** 0.5
+        self.embed.weight[:, 0] = 0.5
+        self.embed.weight[:, 1] = 0.0
+        self.embed.weight[0] = 0.0
+        self.embed.weight[0, 1] = 3.0
+        # What a query reads once the embedding has grown to a norm of about 1.5.
+        size = (logit * c.head_dim**0.5 / (c.dim / 3)) ** 0.5
         head = torch.zeros(c.head_dim)
         head[-4::2] = size * 0.5**0.5
         for block in self.blocks:
-            block.wq.weight += torch.outer(head.repeat(c.heads), common)
-            block.wk.weight += torch.outer(head.repeat(c.kv_heads), own)
+            block.wq.weight[:, 0] = head.repeat(c.heads)
+            block.wk.weight[:, 1] = head.repeat(c.kv_heads)
             block.wo.weight.zero_()
             block.down.weight.zero_()
 

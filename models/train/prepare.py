@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from typography import typographic
+
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
@@ -18,6 +20,7 @@ def main():
     p.add_argument("--tokenizer", default="target/train/tokenizer.json")
     p.add_argument("--out", default="target/train/data")
     p.add_argument("--val-every", type=int, default=49)
+    p.add_argument("--typographic", action="store_true", help="give every second book typographic quotes")
     p.add_argument("--limit", type=int, help="stop after so many training tokens")
     p.add_argument("--books", help="also write the list of books here")
     a = p.parse_args()
@@ -41,6 +44,8 @@ def main():
             part = book["part"]
             raw = lzma.decompress((text / f"pg_train_pool_{part}.txt.xz").read_bytes())
         piece = raw[book["offset"] : book["offset"] + book["bytes"]].decode("utf-8") + "\n\n\n"
+        if a.typographic and n % 2:
+            piece = typographic(piece)
         # Paragraph by paragraph, so that no single call is given a whole book; a break between two letters
         # is no border for the pre-tokenizer, one after a newline before a letter is.
         cuts = [0]

@@ -42,7 +42,7 @@ pub struct Params {
     pub stride: u32,
 }
 
-/// Grid: (n_heads / heads, columns). Override: `CACHE_F32`.
+/// Grid: (`n_heads / heads`, columns). Override: `CACHE_F32`.
 /// `q` as [`super::qkv`] leaves it; `out` is `[column][n_heads][head_dim]`.
 pub const KERNEL: Kernel = Kernel {
     name: "attention",

@@ -1,4 +1,4 @@
-//! `h = silu(W_gate · x̂) ⊙ (W_up · x̂)` with `x̂ = x / rms(x) · gain`: the first half of the feed-forward (SwiGLU).
+//! `h = silu(W_gate · x̂) ⊙ (W_up · x̂)` with `x̂ = x / rms(x) · gain`: the first half of the feed-forward (`SwiGLU`).
 
 use bytemuck::{Pod, Zeroable};
 
@@ -24,7 +24,7 @@ pub struct Params {
     pub eps: f32,
 }
 
-/// Grid: (ffn_dim · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`.
+/// Grid: (`ffn_dim` · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`.
 pub const KERNEL: Kernel = Kernel {
     name: "gate_up",
     wgsl: &[

@@ -26,7 +26,7 @@ pub struct Params {
     pub head_dim: u32,
     /// How much of a head is rotated; even, at most `head_dim`.
     pub rotary_dim: u32,
-    /// 0: pairs are neighbours (2i, 2i + 1), as in GGUF `llama`. 1: halves (i, i + rotary_dim / 2), as in NeoX.
+    /// 0: pairs are neighbours (2i, 2i + 1), as in GGUF `llama`. 1: halves (i, i + `rotary_dim` / 2), as in `NeoX`.
     pub halves: u32,
     /// First pair that this dispatch computes, counted over all queries, then keys, then values.
     pub first_pair: u32,
@@ -40,7 +40,7 @@ pub struct Params {
     pub dim: u32,
     /// Added to the mean square.
     pub eps: f32,
-    /// Factor on queries: 1 / sqrt(head_dim).
+    /// Factor on queries: `1 / sqrt(head_dim)`.
     pub scale: f32,
     /// Slots of one head of one lane of the cache.
     pub slots: u32,
