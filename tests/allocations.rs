@@ -7,7 +7,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{golden, load, settings};
+use common::files::golden;
+use common::{load, settings};
 use sinkstream::Sampling;
 use sinkstream::engine::Device;
 use sinkstream::kernels::cache::CacheType;
@@ -34,7 +35,8 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn the_cpu_executor_allocates_nothing_per_token() {
-    let mut engine = load(&golden("q8.gguf"), &settings("streaming_4_28", &Device::Cpu, CacheType::F16, 16));
+    let settings = settings("streaming_4_28", &Device::Cpu, CacheType::F16, 16);
+    let mut engine = pollster::block_on(async { load(&golden("q8.gguf").await, &settings).await });
     let mut session = engine.session();
     pollster::block_on(async {
         session.append(&mut engine, &[1, 2, 3]).await.unwrap();

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Instant;
 
-use common::shared;
+use common::files::shared_path;
 use sinkstream::engine::{Device, Engine, Settings};
 use sinkstream::tokenizer::Special;
 use sinkstream::{Attention, Source};
@@ -23,7 +23,10 @@ fn resident_bytes() -> u64 {
 /// The beginning of a book; where the shared data is missing, this project's own pages over and over.
 fn book() -> String {
     let own = || concat!(include_str!("../README.md"), include_str!("../models/README.md")).repeat(100);
-    let Some(path) = shared("text/pg19_test_books.txt.xz") else { return own() };
+    let path = shared_path("text/pg19_test_books.txt.xz");
+    if !path.exists() {
+        return own();
+    }
     let unpacked = std::process::Command::new("xz").arg("-dc").arg(path).output().unwrap().stdout;
     String::from_utf8_lossy(&unpacked[..unpacked.len().min(600_000)]).into_owned()
 }

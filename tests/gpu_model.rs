@@ -16,26 +16,25 @@ fn gpu() -> Option<Device> {
 }
 
 macro_rules! on_gpu {
-    ($($name:ident => $check:expr;)*) => {
+    ($($name:ident => $check:ident($($more:expr)?);)*) => {
         $(#[test]
         fn $name() {
             if let Some(device) = gpu() {
-                let check: fn(&Device) = $check;
-                check(&device);
+                pollster::block_on(check::$check(&device $(, $more)?));
             }
         })*
     };
 }
 
 on_gpu! {
-    every_tensor_of_a_layer_is_pytorchs => check::tensors;
-    dense_logits_are_those_of_transformers => check::dense_logits;
-    golden_models_stream_like_the_step_by_step_reference => |device| check::golden_nlls(device, &[128]);
-    a_real_model_streams_like_an_independent_stream => check::stories_nlls;
-    a_real_model_writes_its_known_text => check::stories_greedy;
-    positions_beyond_32_bits_change_nothing => check::far_positions;
-    chunk_size_changes_nothing => check::chunk_sizes;
-    tokens_taken_back_leave_no_trace => check::taking_back;
-    the_same_seed_gives_the_same_text_as_on_the_cpu => check::same_text_as_cpu;
-    nlls_are_those_of_the_cpu => check::close_to_cpu;
+    every_tensor_of_a_layer_is_pytorchs => tensors();
+    dense_logits_are_those_of_transformers => dense_logits();
+    golden_models_stream_like_the_step_by_step_reference => golden_nlls(&[128]);
+    a_real_model_streams_like_an_independent_stream => stories_nlls();
+    a_real_model_writes_its_known_text => stories_greedy();
+    positions_beyond_32_bits_change_nothing => far_positions();
+    chunk_size_changes_nothing => chunk_sizes();
+    tokens_taken_back_leave_no_trace => taking_back();
+    the_same_seed_gives_the_same_text_as_on_the_cpu => same_text_as_cpu();
+    nlls_are_those_of_the_cpu => close_to_cpu();
 }

@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{GOLDEN, difference, floats, golden, ids, json, load, nlls, settings};
+use common::files::golden;
+use common::{GOLDEN, difference, floats, ids, json, load, nlls, settings};
+use pollster::block_on;
 use sinkstream::engine::Device;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::mutants::{Mutant, switch};
@@ -12,12 +14,14 @@ use sinkstream::mutants::{Mutant, switch};
 /// Largest difference from the reference on any golden model, in nats.
 fn largest_difference() -> f64 {
     let of = |name: &str| {
-        let reference = json(&golden(&format!("{name}.json")));
+        let reference = json(&block_on(golden(&format!("{name}.json"))));
+        let model = block_on(golden(&format!("{name}.gguf")));
         let mut largest = 0.0_f64;
         // With chunks as long as the slack, a ring that is one slot short overwrites what is still seen.
         for chunk in [1, 64] {
             let settings = settings("streaming_4_28", &Device::Cpu, CacheType::F32, chunk);
-            let got = nlls(&mut load(&golden(&format!("{name}.gguf")), &settings), &ids(&reference["tokens"]), 0);
+            let mut engine = block_on(load(&model, &settings));
+            let got = block_on(nlls(&mut engine, &ids(&reference["tokens"]), 0));
             largest = largest.max(difference(&got, &floats(&reference["nll"]["streaming_4_28"])).1);
         }
         largest

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use vectors::{Case, check};
+use vectors::{Case, SETS, check};
 
 // Vocabularies and vectors of others, where they are at hand.
 
@@ -142,69 +142,60 @@ fn all_agree(set: &str, tokenizer: &Tokenizer, cases: &[Case], expected_count: u
     println!("{set}: {expected_count} of {expected_count}");
 }
 
+/// Checks the sets of one origin: its name is what theirs begin with.
+fn agrees_with(origin: &str) {
+    let Some(folder) = shared() else { return };
+    let sets = SETS.iter().filter(|set| set.name.starts_with(origin));
+    for set in sets {
+        let vocabulary = found(&folder.join(set.vocabulary));
+        let tokenizer = match set.vocabulary.ends_with(".json") {
+            true => Tokenizer::from_json(&bytes_of(&vocabulary)).unwrap(),
+            false => vocabulary_of(&vocabulary).tokenizer(),
+        };
+        let files: Vec<String> = set.files.iter().map(|file| text_of(&folder.join(file))).collect();
+        all_agree(set.name, &tokenizer, &(set.cases)(&files, &tokenizer), set.count);
+    }
+}
+
+/// The file, or the packed one beside its place.
+fn found(path: &Path) -> PathBuf {
+    if path.exists() { path.to_owned() } else { PathBuf::from(format!("{}.xz", path.display())) }
+}
+
 #[test]
 fn agrees_with_llama_cpp() {
-    let Some(folder) = shared().map(|folder| folder.join("tokenizers")) else {
-        return;
-    };
-    let inputs = text_of(&folder.join("ggml-vocab.inp"));
-    for name in ["gpt-2", "falcon", "mpt", "phi-3"] {
-        let tokenizer = vocabulary_of(&folder.join(format!("ggml-vocab-{name}.gguf.xz"))).tokenizer();
-        let outputs = text_of(&folder.join(format!("ggml-vocab-{name}.gguf.out")));
-        all_agree(name, &tokenizer, &vectors::llama_cpp(&inputs, &outputs), 46);
-    }
+    agrees_with("llama.cpp: ");
 }
 
 #[test]
 fn agrees_with_transformers_js() {
-    let Some(folder) = shared().map(|folder| folder.join("tokenizers")) else {
-        return;
-    };
-    let collection = text_of(&folder.join("transformersjs_vectors.json"));
-    for (name, set, count) in [("gpt-2", "gpt-2", 26), ("falcon", "falcon", 24), ("phi-3", "llama-spm", 37)] {
-        let tokenizer = vocabulary_of(&folder.join(format!("ggml-vocab-{name}.gguf.xz"))).tokenizer();
-        all_agree(set, &tokenizer, &vectors::transformers_js(&collection, set, tokenizer.bos()), count);
-    }
+    agrees_with("transformers.js: ");
 }
 
 #[test]
 fn agrees_with_hugging_face() {
-    let Some(folder) = shared().map(|folder| folder.join("tokenizers")) else {
-        return;
-    };
-    for name in ["smollm2", "gpt-neox-20b", "phi-3"] {
-        let json = bytes_of(&folder.join(format!("{name}.tokenizer.json.xz")));
-        let cases = vectors::hugging_face(&text_of(&folder.join(format!("hf_vectors_{name}.json"))));
-        all_agree(name, &Tokenizer::from_json(&json).unwrap(), &cases, 135);
-        if name == "smollm2" {
-            all_agree("smollm2 as GGUF", &vocabulary_of_json(&json, "smollm").tokenizer(), &cases, 135);
-        }
-    }
+    agrees_with("Hugging Face: ");
+}
+
+#[test]
+fn agrees_with_hugging_face_on_a_vocabulary_as_gguf_holds_it() {
+    let Some(folder) = shared() else { return };
+    let set = SETS.iter().find(|set| set.name == "Hugging Face: smollm2").unwrap();
+    let tokenizer = vocabulary_of_json(&bytes_of(&found(&folder.join(set.vocabulary))), "smollm").tokenizer();
+    all_agree(set.name, &tokenizer, &(set.cases)(&[text_of(&folder.join(set.files[0]))], &tokenizer), set.count);
 }
 
 #[test]
 fn agrees_with_llama2_c_on_stories260k() {
-    let Some(folder) = shared().map(|folder| folder.join("models/stories260K")) else {
-        return;
-    };
-    let tokenizer = vocabulary_of(&folder.join("stories260K-f32.gguf")).tokenizer();
-    let key = "encode_examples_numpy_port_of_llama2.c_encode";
-    all_agree("stories260K", &tokenizer, &vectors::reference(&text_of(&folder.join("reference.json")), key), 4);
+    agrees_with("llama2.c: ");
+    let Some(folder) = shared() else { return };
+    let tokenizer = vocabulary_of(&folder.join("models/stories260K/stories260K-f32.gguf")).tokenizer();
     assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.add_bos()), (Some(1), Some(2), true));
 }
 
 #[test]
 fn agrees_with_sentencepiece_on_babyllama105() {
-    let Some(folder) = shared().map(|folder| folder.join("models/babyllama105")) else {
-        return;
-    };
-    let tokenizer = vocabulary_of(&folder.join("babyllama105-q8_0.gguf")).tokenizer();
-    let mut cases = vectors::reference(&text_of(&folder.join("reference.json")), "sentencepiece_encode_examples");
-    for case in &mut cases {
-        // This sentencepiece model drops spaces at the end, which its GGUF file does not say (nor does llama.cpp do it).
-        case.text = case.text.trim_end_matches(' ').to_owned();
-    }
-    all_agree("babyllama105", &tokenizer, &cases, 3);
+    agrees_with("sentencepiece: ");
 }
 
 // Against the algorithm as it is written down.

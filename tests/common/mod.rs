@@ -1,10 +1,10 @@
 //! What the tests of whole models share: the golden models, the shared data, and the comparison with a reference.
+//! Asynchronous throughout, so that the same checks run natively and in a browser.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 #![allow(clippy::unwrap_used, unreachable_pub, missing_docs, reason = "a test")]
 
+pub mod files;
 pub mod model_checks;
-
-use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sinkstream::config::Attention;
@@ -15,24 +15,9 @@ use sinkstream::{Result, Source};
 /// Models with random weights and what PyTorch makes of them: `tests/golden/README.md`.
 pub const GOLDEN: [&str; 3] = ["odd_tied", "q8", "q4_mixed"];
 
-/// A file beside this crate's tests.
-pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
-
-/// A file of other people's data, or `None`, said out loud, where the folder is missing.
-pub fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
-    if !path.exists() {
-        eprintln!("NOT CHECKED: ../shared/data/{name} is missing");
-        return None;
-    }
-    Some(path)
-}
-
-/// A JSON file.
-pub fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+/// A JSON file's value.
+pub fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap()
 }
 
 /// An array of ids.
@@ -59,23 +44,21 @@ pub fn settings(name: &str, device: &Device, cache: CacheType, chunk: u32) -> Se
 }
 
 /// A loaded model.
-pub fn load(path: &Path, settings: &Settings) -> Engine {
-    try_load(path, settings).unwrap()
+pub async fn load(bytes: &[u8], settings: &Settings) -> Engine {
+    try_load(bytes, settings).await.unwrap()
 }
 
 /// A loaded model, or why not.
-pub fn try_load(path: &Path, settings: &Settings) -> Result<Engine> {
-    pollster::block_on(Engine::load(Source::open(path)?, settings, &mut |_| {}))
+pub async fn try_load(bytes: &[u8], settings: &Settings) -> Result<Engine> {
+    Engine::load(Source::memory("the model", bytes.to_vec()), settings, &mut |_| {}).await
 }
 
 /// The NLLs of all tokens but the first, from a stream whose counter starts at `position`.
-pub fn nlls(engine: &mut Engine, tokens: &[u32], position: u64) -> Vec<f32> {
-    pollster::block_on(async {
-        let mut session = engine.session();
-        session.start_at(position);
-        session.append(engine, &tokens[..1]).await.unwrap();
-        session.score(engine, &tokens[1..]).await.unwrap()
-    })
+pub async fn nlls(engine: &mut Engine, tokens: &[u32], position: u64) -> Vec<f32> {
+    let mut session = engine.session();
+    session.start_at(position);
+    session.append(engine, &tokens[..1]).await.unwrap();
+    session.score(engine, &tokens[1..]).await.unwrap()
 }
 
 /// Mean and largest absolute difference.

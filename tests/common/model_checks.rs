@@ -1,4 +1,4 @@
-//! The checks of whole models, the same for both executors.
+//! The checks of whole models, the same for both executors, natively and in browsers.
 
 use std::ops::ControlFlow;
 
@@ -12,7 +12,8 @@ use sinkstream::model::Model;
 use sinkstream::plan::{Buffers, Column, ColumnsHeader, Plan};
 use sinkstream::{Sampling, Source};
 
-use super::{GOLDEN, assert_close, difference, floats, golden, ids, json, load, nlls, settings, shared};
+use super::files::{golden, shared};
+use super::{GOLDEN, assert_close, difference, floats, ids, json, load, nlls, settings};
 
 /// Largest mean and single difference in nats that a cache type may make on the random models.
 fn tolerance(cache: CacheType) -> (f64, f64) {
@@ -22,16 +23,21 @@ fn tolerance(cache: CacheType) -> (f64, f64) {
     }
 }
 
+/// A golden model, and what is known of it.
+async fn golden_model(name: &str) -> (Vec<u8>, Value) {
+    (golden(&format!("{name}.gguf")).await, json(&golden(&format!("{name}.json")).await))
+}
+
 /// The golden models, in every attention mode, cache type and chunk size, against the step-by-step reference.
-pub fn golden_nlls(device: &Device, chunks: &[u32]) {
+pub async fn golden_nlls(device: &Device, chunks: &[u32]) {
     for name in GOLDEN {
-        let reference = json(&golden(&format!("{name}.json")));
+        let (model, reference) = golden_model(name).await;
         let tokens = ids(&reference["tokens"]);
         for (mode, wanted) in reference["nll"].as_object().unwrap() {
             for cache in [F32, F16] {
                 for &chunk in chunks {
-                    let mut engine = load(&golden(&format!("{name}.gguf")), &settings(mode, device, cache, chunk));
-                    let got = nlls(&mut engine, &tokens, 0);
+                    let mut engine = load(&model, &settings(mode, device, cache, chunk)).await;
+                    let got = nlls(&mut engine, &tokens, 0).await;
                     let (mean, largest) = tolerance(cache);
                     let what = format!("{name} {mode} {cache:?} chunk {chunk}");
                     assert_close(&got, &floats(wanted), mean, largest, &what);
@@ -41,14 +47,15 @@ pub fn golden_nlls(device: &Device, chunks: &[u32]) {
     }
 }
 
+/// `stories260K`, and what one of the files beside it knows of it.
+async fn stories(reference: &str) -> Option<(Vec<u8>, Value)> {
+    let model = shared("models/stories260K/stories260K-f32.gguf").await?;
+    Some((model, json(&shared(&format!("models/stories260K/{reference}")).await?)))
+}
+
 /// `stories260K` in every mode against an independent PyTorch stream.
-pub fn stories_nlls(device: &Device) {
-    let (Some(model), Some(reference)) =
-        (shared("models/stories260K/stories260K-f32.gguf"), shared("models/stories260K/streaming_reference.json"))
-    else {
-        return;
-    };
-    let reference = json(&reference);
+pub async fn stories_nlls(device: &Device) {
+    let Some((model, reference)) = stories("streaming_reference.json").await else { return };
     let tokens = ids(&reference["tokens"]);
     for (mode, wanted) in reference.as_object().unwrap() {
         let Value::Array(_) = wanted else { continue };
@@ -57,108 +64,102 @@ pub fn stories_nlls(device: &Device) {
         }
         for (cache, mean, largest) in [(F32, 1e-4, 1e-3), (F16, 0.002, 0.1)] {
             let wanted = floats(wanted);
-            let mut engine = load(&model, &settings(mode, device, cache, 128));
-            let got = nlls(&mut engine, &tokens[..=wanted.len()], 0);
+            let mut engine = load(&model, &settings(mode, device, cache, 128)).await;
+            let got = nlls(&mut engine, &tokens[..=wanted.len()], 0).await;
             assert_close(&got, &wanted, mean, largest, &format!("stories260K {mode} {cache:?}"));
         }
     }
 }
 
 /// The greedy text of `stories260K`, token by token and in chunks.
-pub fn stories_greedy(device: &Device) {
-    let (Some(model), Some(reference)) =
-        (shared("models/stories260K/stories260K-f32.gguf"), shared("models/stories260K/reference.json"))
-    else {
-        return;
-    };
-    let wanted = ids(&json(&reference)["greedy_ids_numpy"]);
-    let mut engine = load(&model, &Settings { device: device.clone(), ..Settings::default() });
-    let got = generate(&mut engine, &wanted[..1], &Sampling::greedy(), 180);
+pub async fn stories_greedy(device: &Device) {
+    let Some((model, reference)) = stories("reference.json").await else { return };
+    let wanted = ids(&reference["greedy_ids_numpy"]);
+    let mut engine = load(&model, &Settings { device: device.clone(), ..Settings::default() }).await;
+    let got = generate(&mut engine, &wanted[..1], &Sampling::greedy(), 180).await;
     assert_eq!(got, wanted[1..=180], "the first 180 greedy ids");
 }
 
 /// Ids chosen after `prompt`.
-pub fn generate(engine: &mut sinkstream::Engine, prompt: &[u32], sampling: &Sampling, count: u32) -> Vec<u32> {
+pub async fn generate(engine: &mut sinkstream::Engine, prompt: &[u32], sampling: &Sampling, count: u32) -> Vec<u32> {
     let mut ids = vec![];
-    pollster::block_on(async {
-        let mut session = engine.session();
-        session.append(engine, prompt).await.unwrap();
-        let deliver = |id| {
-            ids.push(id);
-            ControlFlow::Continue(())
-        };
-        session.generate(engine, sampling, count, deliver).await.unwrap();
-    });
+    let mut session = engine.session();
+    session.append(engine, prompt).await.unwrap();
+    let deliver = |id| {
+        ids.push(id);
+        ControlFlow::Continue(())
+    };
+    session.generate(engine, sampling, count, deliver).await.unwrap();
     ids
 }
 
 /// Positions far out in the stream change nothing.
-pub fn far_positions(device: &Device) {
-    let mut models = vec![golden("odd_tied.gguf")];
-    models.extend(shared("models/stories260K/stories260K-f32.gguf"));
-    for model in models {
+pub async fn far_positions(device: &Device) {
+    let mut models = vec![("odd_tied", golden("odd_tied.gguf").await)];
+    models.extend(shared("models/stories260K/stories260K-f32.gguf").await.map(|model| ("stories260K", model)));
+    for (name, model) in models {
         for (cache, mean, largest) in [(F32, 1e-3, 1e-3), (F16, 0.003, 0.1)] {
-            let mut engine = load(&model, &settings("streaming_4_28", device, cache, 7));
+            let mut engine = load(&model, &settings("streaming_4_28", device, cache, 7)).await;
             let tokens: Vec<u32> = (0..400_u32).map(|n| n.wrapping_mul(2_654_435_761) % 97).collect();
-            let near = nlls(&mut engine, &tokens, 0);
+            let near = nlls(&mut engine, &tokens, 0).await;
             for position in [(1 << 32) - 300, 1 << 40] {
-                let far = nlls(&mut engine, &tokens, position);
-                assert_close(&near, &far, mean, largest, &format!("{} {cache:?} at {position}", model.display()));
+                let far = nlls(&mut engine, &tokens, position).await;
+                assert_close(&near, &far, mean, largest, &format!("{name} {cache:?} at {position}"));
             }
         }
     }
 }
 
 /// How a text is cut into chunks changes nothing but rounding.
-pub fn chunk_sizes(device: &Device) {
-    let reference = json(&golden("q8.json"));
+pub async fn chunk_sizes(device: &Device) {
+    let (model, reference) = golden_model("q8").await;
     let tokens = ids(&reference["tokens"]);
     for cache in [F32, F16] {
-        let of =
-            |chunk| nlls(&mut load(&golden("q8.gguf"), &settings("streaming_4_28", device, cache, chunk)), &tokens, 0);
-        let one = of(1);
+        let of = async |chunk| {
+            let mut engine = load(&model, &settings("streaming_4_28", device, cache, chunk)).await;
+            nlls(&mut engine, &tokens, 0).await
+        };
+        let one = of(1).await;
         for chunk in [2, 7, 8, 9, 33, 128] {
-            assert_close(&one, &of(chunk), 1e-4, 1e-3, &format!("chunk {chunk} {cache:?}"));
+            assert_close(&one, &of(chunk).await, 1e-4, 1e-3, &format!("chunk {chunk} {cache:?}"));
         }
     }
 }
 
 /// A stream goes on after tokens were taken back exactly as if they had never been.
-pub fn taking_back(device: &Device) {
+pub async fn taking_back(device: &Device) {
     for mode in ["streaming_4_28", "window_0_32", "recompute_25"] {
-        let mut engine = load(&golden("q8.gguf"), &settings(mode, device, F16, 16));
+        let mut engine = load(&golden("q8.gguf").await, &settings(mode, device, F16, 16)).await;
         let sampling = Sampling { repeat_penalty: 1.3, seed: 7, ..Sampling::default() };
-        let whole = generate(&mut engine, &[1, 2, 3], &sampling, 120);
+        let whole = generate(&mut engine, &[1, 2, 3], &sampling, 120).await;
         let mut pieces = vec![];
-        pollster::block_on(async {
-            let mut session = engine.session();
-            session.append(&mut engine, &[1, 2, 3]).await.unwrap();
-            for wanted in [1, 5, 31, 2, 40, 3, 38] {
-                let goal = pieces.len() + wanted;
-                // Asks for more than it takes: the rest of the burst is taken back.
-                let deliver = |id| {
-                    pieces.push(id);
-                    if pieces.len() == goal { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                };
-                session.generate(&mut engine, &sampling, 60, deliver).await.unwrap();
-                assert_eq!(session.position(), 3 + goal as u64, "position is what was delivered");
-            }
-        });
+        let mut session = engine.session();
+        session.append(&mut engine, &[1, 2, 3]).await.unwrap();
+        for wanted in [1, 5, 31, 2, 40, 3, 38] {
+            let goal = pieces.len() + wanted;
+            // Asks for more than it takes: the rest of the burst is taken back.
+            let deliver = |id| {
+                pieces.push(id);
+                if pieces.len() == goal { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            session.generate(&mut engine, &sampling, 60, deliver).await.unwrap();
+            assert_eq!(session.position(), 3 + goal as u64, "position is what was delivered");
+        }
         assert_eq!(pieces, whole, "{mode}");
     }
 }
 
 /// The residual stream after every block, and what the first attention works on, against PyTorch.
-pub fn tensors(device: &Device) {
-    let reference = json(&golden("odd_tied.json"));
+pub async fn tensors(device: &Device) {
+    let reference = json(&golden("odd_tied.json").await);
     let (shape, wanted) = (&reference["shape"], &reference["tensors"]);
     let size = |key: &str| shape[key].as_u64().unwrap() as usize;
     let tokens = &ids(&reference["tokens"])[..6];
     let (dim, n_heads, head_dim) = (size("dim"), size("n_heads"), size("head_dim"));
     let residual_after = |layer: usize| 5 * (layer + 1) + 1; // the embedding, then five dispatches a layer
     for layer in 0..size("n_layers") {
-        let run = Partial::run(device, tokens, residual_after(layer));
-        let x = run.read("x");
+        let mut run = Partial::run(device, tokens, residual_after(layer)).await;
+        let x = run.read("x").await;
         let stride = x.len() / run.columns;
         for (token, wanted) in wanted["residual"][layer].as_array().unwrap().iter().enumerate() {
             assert_close(
@@ -170,8 +171,8 @@ pub fn tensors(device: &Device) {
             );
         }
     }
-    let run = Partial::run(device, tokens, 3);
-    let (attended, q) = (run.read("attended"), run.read("q"));
+    let mut run = Partial::run(device, tokens, 3).await;
+    let (attended, q) = (run.read("attended").await, run.read("q").await);
     let stride = attended.len() / run.columns;
     assert_close(&attended[5 * stride..][..n_heads * head_dim], &floats(&wanted["attn"]), 1e-5, 5e-5, "attention");
     let scale = (head_dim as f32).sqrt(); // queries carry the 1 / sqrt(head_dim) of the scores
@@ -179,7 +180,7 @@ pub fn tensors(device: &Device) {
         let q: Vec<f32> = q[(5 * n_heads + head) * head_dim..][..head_dim].iter().map(|q| q * scale).collect();
         assert_close(&q, &floats(wanted), 1e-5, 5e-5, &format!("query of head {head}"));
     }
-    let k = run.read("blk.0.k");
+    let k = run.read("blk.0.k").await;
     let slots = k.len() / size("n_kv_heads") / head_dim;
     for (head, wanted) in wanted["k_rotated"].as_array().unwrap().iter().enumerate() {
         let k = &k[(head * slots + 5) * head_dim..][..head_dim];
@@ -188,19 +189,15 @@ pub fn tensors(device: &Device) {
 }
 
 /// Logits of a dense run against transformers.
-pub fn dense_logits(device: &Device) {
+pub async fn dense_logits(device: &Device) {
     for name in GOLDEN {
-        let reference = json(&golden(&format!("{name}.json")));
+        let (model, reference) = golden_model(name).await;
         let tokens = ids(&reference["tokens"]);
-        let mut engine = load(&golden(&format!("{name}.gguf")), &settings("dense", device, F32, 16));
+        let mut engine = load(&model, &settings("dense", device, F32, 16)).await;
         let (positions, values) = (ids(&reference["logits"]["positions"]), &reference["logits"]["values"]);
         for (position, wanted) in positions.iter().zip(values.as_array().unwrap()) {
-            let logits = pollster::block_on(async {
-                let mut session = engine.session();
-                session.append(&mut engine, &tokens[..=*position as usize]).await.unwrap();
-                session.generate(&mut engine, &Sampling::greedy(), 1, |_| ControlFlow::Continue(())).await.unwrap();
-                engine.read_floats("logits").await.unwrap()
-            });
+            generate(&mut engine, &tokens[..=*position as usize], &Sampling::greedy(), 1).await;
+            let logits = engine.read_floats("logits").await.unwrap();
             let wanted = floats(wanted);
             assert_close(&logits[..wanted.len()], &wanted, 1e-4, 1e-3, &format!("{name} logits at {position}"));
         }
@@ -208,59 +205,58 @@ pub fn dense_logits(device: &Device) {
 }
 
 /// The same seed gives the same text on both executors.
-pub fn same_text_as_cpu(device: &Device) {
-    let Some(model) = shared("models/stories260K/stories260K-f32.gguf") else { return };
+pub async fn same_text_as_cpu(device: &Device) {
+    let Some(model) = shared("models/stories260K/stories260K-f32.gguf").await else { return };
     for seed in 1..=5 {
         let sampling = Sampling { seed, ..Sampling::default() };
-        let text = |device: &Device| {
+        let text = async |device: &Device| {
             let settings = Settings { device: device.clone(), ..Settings::default() };
-            generate(&mut load(&model, &settings), &[1], &sampling, 200)
+            generate(&mut load(&model, &settings).await, &[1], &sampling, 200).await
         };
-        assert_eq!(text(device), text(&Device::Cpu), "seed {seed}");
+        assert_eq!(text(device).await, text(&Device::Cpu).await, "seed {seed}");
     }
 }
 
 /// NLLs of the two executors side by side, past the window, for a report on failure.
-pub fn close_to_cpu(device: &Device) {
-    let tokens = ids(&json(&golden("q4_mixed.json"))["tokens"]);
-    let of = |device: &Device| {
-        nlls(&mut load(&golden("q4_mixed.gguf"), &settings("streaming_4_28", device, F32, 16)), &tokens, 0)
+pub async fn close_to_cpu(device: &Device) {
+    let (model, reference) = golden_model("q4_mixed").await;
+    let tokens = ids(&reference["tokens"]);
+    let of = async |device: &Device| {
+        nlls(&mut load(&model, &settings("streaming_4_28", device, F32, 16)).await, &tokens, 0).await
     };
-    let (mean, largest) = difference(&of(device), &of(&Device::Cpu));
+    let (mean, largest) = difference(&of(device).await, &of(&Device::Cpu).await);
     assert!(mean < 1e-5 && largest < 1e-4, "mean {mean:.1e}, largest {largest:.1e}");
 }
 
 /// The first dispatches of a plan over a few tokens of `odd_tied`, with everything that they leave behind.
 struct Partial {
-    executor: std::cell::RefCell<Executor>,
+    executor: Executor,
     buffers: Buffers,
     columns: usize,
 }
 
 impl Partial {
-    fn run(device: &Device, tokens: &[u32], dispatches: usize) -> Self {
-        pollster::block_on(async {
-            let settings = Settings { chunk: 8, ..settings("dense", device, F32, 8) };
-            let mut source = Source::open(&golden("odd_tied.gguf")).unwrap();
-            let gguf = Gguf::read(&mut source).await.unwrap();
-            let (config, _, mut model) = lay_out(&gguf, &settings, DEFAULT_LANES).unwrap();
-            let plan = model.prefill.plan_for(8);
-            let mut plan: Plan = model.plans[plan].clone();
-            plan.dispatches.truncate(dispatches);
-            let columns = plan.columns as usize;
-            let gpu = Gpu::choose(device).await.unwrap();
-            let mut executor = Executor::new(gpu, &model.buffers, vec![plan], None).await.unwrap();
-            model.load(&config, &mut source, &mut executor, &mut |_| {}).await.unwrap();
-            write_columns(&mut executor, &model, tokens);
-            executor.run(0, 1).unwrap();
-            Self { executor: executor.into(), buffers: model.buffers, columns }
-        })
+    async fn run(device: &Device, tokens: &[u32], dispatches: usize) -> Self {
+        let settings = Settings { chunk: 8, ..settings("dense", device, F32, 8) };
+        let mut source = Source::memory("odd_tied", golden("odd_tied.gguf").await);
+        let gguf = Gguf::read(&mut source).await.unwrap();
+        let (config, _, mut model) = lay_out(&gguf, &settings, DEFAULT_LANES).unwrap();
+        let plan = model.prefill.plan_for(8);
+        let mut plan: Plan = model.plans[plan].clone();
+        plan.dispatches.truncate(dispatches);
+        let columns = plan.columns as usize;
+        let gpu = Gpu::choose(device).await.unwrap();
+        let mut executor = Executor::new(gpu, &model.buffers, vec![plan], None).await.unwrap();
+        model.load(&config, &mut source, &mut executor, &mut |_| {}).await.unwrap();
+        write_columns(&mut executor, &model, tokens);
+        executor.run(0, 1).unwrap();
+        Self { executor, buffers: model.buffers, columns }
     }
 
-    fn read(&self, name: &str) -> Vec<f32> {
+    async fn read(&mut self, name: &str) -> Vec<f32> {
         let id = self.buffers.find(name).unwrap();
         let mut floats = vec![0.0_f32; self.buffers.spec(id).bytes as usize / 4];
-        pollster::block_on(self.executor.borrow_mut().read(id, 0, bytemuck::cast_slice_mut(&mut floats))).unwrap();
+        self.executor.read(id, 0, bytemuck::cast_slice_mut(&mut floats)).await.unwrap();
         floats
     }
 }

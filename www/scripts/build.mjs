@@ -40,4 +40,4 @@ optimise(join(pkg, "sinkstream_bg.wasm"));
 rmSync(join(www, "dist"), { recursive: true, force: true });
 run(process.execPath, [join(www, "node_modules/typescript/bin/tsc"), "--project", "."], www);
 run(process.execPath, [join(www, "node_modules/vite/bin/vite.js"), "build", "--logLevel", "warn"], www);
-if (process.argv[2] === "checks") wasm(["--package", "checks"], "checks", join(target, "checks"));
+if (process.argv[2] === "checks") wasm(["--package", "browser-checks"], "checks", join(target, "checks"));

@@ -1,5 +1,6 @@
 // The files that the browser tests need, on 127.0.0.1.
 
+import { execFileSync } from "node:child_process";
 import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { dirname, extname, join, normalize, resolve } from "node:path";
@@ -47,7 +48,7 @@ if (encoder) {
 `;
 
 /**
- * Serves until closed. In the address of a file: `?noranges` answers no ranges, `?break=N` breaks every answer off
+ * Serves until closed; what is there only as `.xz` is unpacked. In the address of a file: `?noranges` answers no ranges, `?break=N` breaks every answer off
  * after N bytes, `?slow` waits a second before each 64 KiB, `?status=N` answers with that status.
  */
 export async function serve() {
@@ -61,6 +62,9 @@ export async function serve() {
     if (file?.endsWith("/") || (file && existsSync(file) && statSync(file).isDirectory())) file = join(file, "index.html");
     requests.push({ url: request.url, range: request.headers.range });
     if (searchParams.has("status")) return void response.writeHead(Number(searchParams.get("status"))).end();
+    if (file && !existsSync(file) && existsSync(`${file}.xz`)) {
+      return void response.end(execFileSync("xz", ["-dc", `${file}.xz`], { maxBuffer: 1 << 28 }));
+    }
     if (!file || !existsSync(file)) return void response.writeHead(404).end();
     response.setHeader("content-type", types[extname(file)] ?? "application/octet-stream");
     response.setHeader("cache-control", "no-store");

@@ -2,6 +2,7 @@
 
 import { after, before, describe } from "node:test";
 import { launch } from "./browsers.mjs";
+import { checkTests } from "./checks.mjs";
 import { pageTests } from "./page.mjs";
 import { serve } from "./server.mjs";
 
@@ -17,6 +18,7 @@ export function suite(name) {
       await setting.browser?.close();
       await setting.server?.close();
     });
+    checkTests(setting);
     pageTests(setting);
   });
 }

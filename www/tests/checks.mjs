@@ -1,0 +1,62 @@
+// The Rust checks, compiled to WebAssembly (`tests/browser/lib.rs`): kernels against their twins, whole models against
+// their references, tokenizers against others' vectors. Each runs in a page of its own.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+const kernels = ["embed", "qkv", "attention", "project", "gate_up", "logits", "nll", "sample"];
+const models = ["tensors", "dense_logits", "golden_nlls", "stories_nlls", "stories_greedy", "far_positions", "chunk_sizes", "taking_back"];
+const againstCpu = ["same_text_as_cpu", "close_to_cpu"];
+const tokenizers = [
+  "llama.cpp: gpt-2", "llama.cpp: falcon", "llama.cpp: mpt", "llama.cpp: phi-3",
+  "transformers.js: gpt-2", "transformers.js: falcon", "transformers.js: llama-spm",
+  "Hugging Face: smollm2", "Hugging Face: gpt-neox-20b", "Hugging Face: phi-3",
+  "llama2.c: stories260K", "sentencepiece: babyllama105",
+];
+
+/** Calls one of the module's functions in a new page; skips the test if it could check nothing. */
+async function call(setting, context, name, ...args) {
+  const { page, complaints } = await setting.browser.open(`${setting.server.url}/blank`);
+  try {
+    const { value, notChecked, error } = await page.evaluate(
+      async ({ name, args }) => {
+        const module = await import("/checks/checks.js");
+        await module.default();
+        // A panic settles no promise, but it is an error of the page.
+        const broken = new Promise((resolve) => {
+          addEventListener("error", (event) => resolve({ error: event.message }));
+          addEventListener("unhandledrejection", (event) => resolve({ error: String(event.reason) }));
+        });
+        const done = Promise.resolve().then(() => module[name](...args));
+        return Promise.race([broken, done.then((value) => ({ value, notChecked: module.notChecked() }), (error) => ({ error: String(error) }))]);
+      },
+      { name, args },
+    );
+    if (error !== undefined) assert.fail(`${complaints.join("\n") || error}`);
+    assert.deepEqual(complaints, []);
+    if (notChecked) context.skip(`NOT CHECKED: ${notChecked}`);
+    return value;
+  } finally {
+    await page.close();
+  }
+}
+
+export function checkTests(setting) {
+  test("no check is left out", async (context) => {
+    assert.deepEqual(await call(setting, context, "kernels"), kernels);
+    assert.deepEqual(await call(setting, context, "tokenizers"), tokenizers);
+  });
+  for (const name of kernels) {
+    test(`kernel ${name} gives what its twin gives`, async (context) => {
+      context.diagnostic(await call(setting, context, "kernel", name));
+    });
+  }
+  for (const device of ["gpu", "cpu"]) {
+    for (const name of device === "gpu" ? [...models, ...againstCpu] : models) {
+      test(`model on the ${device}: ${name}`, (context) => call(setting, context, "model", name, device));
+    }
+  }
+  for (const name of tokenizers) {
+    test(`tokenizer, ${name}`, (context) => call(setting, context, "tokenizer", name));
+  }
+}
