@@ -1,5 +1,6 @@
 //! A book of 100,000 tokens through a small ring: memory, speed and bytes on the device stay where they were.
 #![cfg(target_os = "linux")] // reads /proc
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 mod common;
 

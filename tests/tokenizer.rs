@@ -1,6 +1,6 @@
 //! The tokenizer against vectors of llama.cpp, transformers.js, Hugging Face and sentencepiece, against the plain
 //! algorithm, and against small vocabularies worked out by hand.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::explicit_write, reason = "a test")]
 #![cfg(not(target_arch = "wasm32"))] // Files and `xz`; the checks themselves are in `vectors`.
 
 #[path = "tokenizer/vectors.rs"]
