@@ -185,7 +185,7 @@ impl fmt::Debug for Source {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
 mod tests {
     use pollster::block_on;
 
