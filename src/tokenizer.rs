@@ -4,6 +4,7 @@
 //! loads a Hugging Face `tokenizer.json`. What is kept beside it is a table of the exact bytes that each id adds
 //! to a text, because ids come one at a time and a character may be spread over several of them.
 
+mod cut;
 mod gguf;
 mod json;
 mod pre;
@@ -11,6 +12,7 @@ mod pre;
 pub use gguf::Vocabulary;
 
 use crate::error::{Error, Result};
+use cut::{Cut, PIECE_BYTES};
 use tokenizers::{AddedVocabulary, Model, OffsetReferential, OffsetType, PreTokenizer};
 
 /// What becomes of text that looks like a special token, for example `<|im_end|>`.
@@ -32,6 +34,8 @@ pub struct Tokenizer {
     roles: Roles,
     /// The vocabulary is of the kind that puts a space before every text; decoding a whole text takes it away.
     space_prefix: bool,
+    /// How long texts may be cut, if they may.
+    cut: Option<Cut>,
 }
 
 /// Ids with a part to play in a stream.
@@ -48,10 +52,11 @@ struct Roles {
 }
 
 impl Tokenizer {
-    fn new(inner: tokenizers::Tokenizer, pieces: Pieces, roles: Roles, space_prefix: bool) -> Self {
+    fn new(inner: tokenizers::Tokenizer, pieces: Pieces, roles: Roles, space_prefix: bool, cut: Option<Cut>) -> Self {
         let mut plain = inner.get_added_vocabulary().clone();
         plain.set_encode_special_tokens(true);
-        Self { inner, plain, pieces, roles, space_prefix }
+        let cut = cut.filter(|cut| cut.suits(&plain));
+        Self { inner, plain, pieces, roles, space_prefix, cut }
     }
 
     /// The ids of a text, without BOS or EOS. Empty text has none.
@@ -60,19 +65,37 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] when the `tokenizers` crate refuses, for example a text with a character that neither
     /// the vocabulary nor its unknown token covers.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        self.encode_in_pieces(text, special, PIECE_BYTES)
+    }
+
+    /// Encodes a text in pieces of at least `bytes`.
+    fn encode_in_pieces(&self, text: &str, special: Special, bytes: usize) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let piece;
+            (piece, rest) = self.cut.map_or((rest, ""), |cut| cut.divide(rest, bytes));
+            self.encode_piece(piece, special, &mut ids)?;
+        }
+        Ok(ids)
+    }
+
+    /// The steps of `tokenizers::Tokenizer::encode`, without its truncation and offsets.
+    fn encode_piece(&self, text: &str, special: Special, ids: &mut Vec<u32>) -> Result<()> {
         let added = match special {
             Special::Parse => self.inner.get_added_vocabulary(),
             Special::Plain => &self.plain,
         };
-        // The steps of `tokenizers::Tokenizer::encode`, without its truncation and offsets.
-        let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
+        let mut words = added.extract_and_normalize(self.inner.get_normalizer(), text);
         if let Some(pre) = self.inner.get_pre_tokenizer() {
-            pre.pre_tokenize(&mut pieces).map_err(refused)?;
+            pre.pre_tokenize(&mut words).map_err(refused)?;
         }
         let model = self.inner.get_model();
-        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(refused)?;
-        let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::None);
-        Ok(splits.into_iter().flat_map(|(_, _, tokens)| tokens.iter().flatten()).map(|token| token.id).collect())
+        words.tokenize(|word| model.tokenize(word.get())).map_err(refused)?;
+        for (_, _, tokens) in words.get_splits(OffsetReferential::Original, OffsetType::None) {
+            ids.extend(tokens.iter().flatten().map(|token| token.id));
+        }
+        Ok(())
     }
 
     /// The ids of a text that begins a stream: first the sink token, or BOS if the model expects it.

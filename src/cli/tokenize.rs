@@ -23,7 +23,7 @@ pub(crate) fn run(args: &TokenizeArgs) -> Outcome {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(Error::Tokenizer(format!("token {id} in a vocabulary of {vocab_size}")).into());
         }
-        let mut detokenizer = Detokenizer::new();
+        let mut detokenizer = Detokenizer::at_text_start();
         let mut text: String = ids.iter().map(|&id| detokenizer.push(&tokenizer, id)).collect();
         text.push_str(&detokenizer.finish());
         let mut out = std::io::stdout().lock();

@@ -4,6 +4,7 @@
 //! and which of them are matched in plain text. In one thing sentencepiece is followed instead: text never merges
 //! into a control token, so that plain text stays plain.
 
+use super::cut::Cut;
 use super::pre::Pre;
 use super::{ENDS, Pieces, Roles, Tokenizer, byte_level, byte_token, ends, refused};
 use crate::error::{Error, Result};
@@ -156,7 +157,7 @@ impl Vocabulary<'_> {
         let mut inner = tokenizers::Tokenizer::new(builder.build().map_err(refused)?);
         inner.with_normalizer(Some(Sequence::new(steps))).map_err(refused)?;
         let defaults = Defaults { bos: Some(1), eos: Some(2), add_bos: true };
-        self.finish(inner, &defaults, space_prefix, |token, kind| match kind {
+        self.finish(inner, &defaults, space_prefix, self.cut_between_words(space_prefix), |token, kind| match kind {
             token_type::BYTE => byte_token(token).map(|byte| vec![byte]),
             _ => Some(token.replace('▁', " ").into_bytes()),
         })
@@ -187,7 +188,7 @@ impl Vocabulary<'_> {
         let mut inner = tokenizers::Tokenizer::new(model.map_err(refused)?);
         inner.with_pre_tokenizer(Some(pre.build()?));
         let defaults = Defaults { bos: None, eos: None, add_bos: pre.add_bos };
-        self.finish(inner, &defaults, false, |token, _| {
+        self.finish(inner, &defaults, false, Some(Cut::BeforeSpace), |token, _| {
             Some(byte_level(token).unwrap_or_else(|| token.as_bytes().to_vec()))
         })
     }
@@ -199,6 +200,7 @@ impl Vocabulary<'_> {
         mut inner: tokenizers::Tokenizer,
         defaults: &Defaults,
         space_prefix: bool,
+        cut: Option<Cut>,
         bytes_of: impl Fn(&str, i32) -> Option<Vec<u8>>,
     ) -> Result<Tokenizer> {
         let mut pieces = Pieces::default();
@@ -228,7 +230,7 @@ impl Vocabulary<'_> {
             add_eos: eos.is_some() && self.add_eos.unwrap_or(false),
             ends: ends(tokens, [eos, self.eot]),
         };
-        Ok(Tokenizer::new(inner, pieces, roles, space_prefix))
+        Ok(Tokenizer::new(inner, pieces, roles, space_prefix, cut))
     }
 
     /// Ids by text. Of equal texts the first has it.
@@ -244,22 +246,31 @@ impl Vocabulary<'_> {
         self.token_types.get(id).copied().unwrap_or(token_type::NORMAL)
     }
 
+    /// Whether text may merge into a token. Special tokens, byte tokens and user-defined ones are found otherwise.
+    fn is_text(&self, id: usize) -> bool {
+        use token_type::{BYTE, CONTROL, UNKNOWN, USER_DEFINED};
+        !matches!(self.type_of(id), UNKNOWN | CONTROL | USER_DEFINED | BYTE)
+    }
+
+    /// Words can be told apart before they are merged if `▁` is a token (else it would be part of a run of unknown
+    /// characters) and no token has it after another character.
+    fn cut_between_words(&self, space_prefix: bool) -> Option<Cut> {
+        let mut texts = self.tokens.iter().enumerate().filter(|(id, _)| self.is_text(*id)).map(|(_, token)| token);
+        let known = texts.clone().any(|token| token == "▁");
+        let within = texts.all(|token| !token.trim_start_matches('▁').contains('▁'));
+        (known && within).then_some(if space_prefix { Cut::AtSpace } else { Cut::BeforeSpace })
+    }
+
     /// Every way to put a token together from two others, best score first.
     ///
     /// Ways of equal score take the longer token first. That is how leftmost-first works out for the runs of `▁`
     /// which share one score in the Llama vocabulary: the leftmost run grows until no longer token exists.
     fn merges_of_scores(&self, vocab: &Vocab) -> Merges {
-        let is_text = |id: usize| {
-            !matches!(
-                self.type_of(id),
-                token_type::UNKNOWN | token_type::CONTROL | token_type::USER_DEFINED | token_type::BYTE
-            )
-        };
-        let part = |text: &str| vocab.get(text).is_some_and(|&id| is_text(id as usize));
+        let part = |text: &str| vocab.get(text).is_some_and(|&id| self.is_text(id as usize));
         let mut seen = HashSet::new();
         let mut ways: Vec<(f32, &str, usize)> = Vec::new();
         for (id, token) in self.tokens.iter().enumerate() {
-            if token.len() > LONGEST_MERGED || !is_text(id) || !seen.insert(token) {
+            if token.len() > LONGEST_MERGED || !self.is_text(id) || !seen.insert(token) {
                 continue;
             }
             let score = self.scores.get(id).copied().unwrap_or(0.0);

@@ -57,7 +57,8 @@ impl Tokenizer {
             add_eos: last.is_some(),
             ends: ends(tokens.iter().map(|(&id, text)| (id, text.as_str())), [eos]),
         };
-        Ok(Self::new(inner, pieces, roles, decoding.strip))
+        // Its parts may be any; nothing is known of where a text may be cut.
+        Ok(Self::new(inner, pieces, roles, decoding.strip, None))
     }
 }
 
