@@ -215,7 +215,7 @@ mod tests {
         let mut source = Source::memory("m", vec![0, 1, 2, 3]);
         assert_eq!(bytes(&mut source, 2).unwrap(), [2, 3]);
         assert_eq!(bytes(&mut source, 0).unwrap(), [0]);
-        assert_eq!(bytes(&mut source, 4).unwrap(), []);
+        assert_eq!(bytes(&mut source, 4).unwrap(), [0_u8; 0]);
     }
 
     #[test]

@@ -38,4 +38,5 @@ on_gpu! {
     tokens_taken_back_leave_no_trace => check::taking_back;
     the_same_seed_gives_the_same_text_as_on_the_cpu => check::same_text_as_cpu;
     nlls_are_those_of_the_cpu => check::close_to_cpu;
+    software_adapters_have_the_bits_of_the_cpu => check::same_bits_as_cpu;
 }

@@ -1,5 +1,6 @@
 //! Threads (none), vector instructions (SIMD128, at compile time), clock and GPU waiting in a browser.
 
+use super::Work;
 use crate::error::Result;
 
 /// The one core of a browser's worker.
@@ -28,6 +29,6 @@ impl Cores {
 
 /// Runs `work`: the module is compiled with SIMD128 throughout.
 #[inline(always)]
-pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    work()
+pub fn vectorised(work: impl Work) {
+    work.run();
 }
