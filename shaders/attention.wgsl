@@ -37,6 +37,35 @@ fn slot_of(column: Column, n: u32) -> u32 {
     return select(column.slot + wrapped - behind, n, n < column.sinks);
 }
 
+// Pair `i` of a query times pair `i` of a key.
+fn pair_product(query: u32, key: u32, i: u32) -> vec2<f32> {
+    let at = (key + i) * (1u + CACHE_F32);
+    return q[query + i] * load_pair(k[at], k[at + CACHE_F32]);
+}
+
+// Query times key in eight sums, element e in sum e mod 8: the order of the twin's vectors.
+fn score_of(query: u32, key: u32) -> f32 {
+    let half = params.half;
+    let whole = half - half % 4u;
+    var a = vec4<f32>(0.0);
+    var b = vec4<f32>(0.0);
+    for (var i = 0u; i < whole; i += 4u) {
+        a += vec4<f32>(pair_product(query, key, i), pair_product(query, key, i + 1u));
+        b += vec4<f32>(pair_product(query, key, i + 2u), pair_product(query, key, i + 3u));
+    }
+    if (whole < half) {
+        a += vec4<f32>(pair_product(query, key, whole), 0.0, 0.0);
+    }
+    if (whole + 1u < half) {
+        a += vec4<f32>(0.0, 0.0, pair_product(query, key, whole + 1u));
+    }
+    if (whole + 2u < half) {
+        b += vec4<f32>(pair_product(query, key, whole + 2u), 0.0, 0.0);
+    }
+    let sum = a + b;
+    return (sum.x + sum.z) + (sum.y + sum.w);
+}
+
 @compute @workgroup_size(64)
 fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
     if (workgroup.y >= columns.active_) {
@@ -63,12 +92,7 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
         let key = cache + slot_of(column, n) * half;
         let query = select(q_window, q_sinks, n < column.sinks);
         for (var head = 0u; head < params.heads; head++) {
-            var score = 0.0;
-            for (var i = 0u; i < half; i++) {
-                let at = (key + i) * (1u + CACHE_F32);
-                score += dot(q[query + head * half + i], load_pair(k[at], k[at + CACHE_F32]));
-            }
-            scores[head * TILE + invocation] = score;
+            scores[head * TILE + invocation] = score_of(query + head * half, key);
         }
         workgroupBarrier();
         if (invocation < 8u * params.heads) {
@@ -84,13 +108,13 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
             for (var i = 0u; i < 8u; i++) {
                 high = max(high, highest[8u * invocation + i]);
             }
-            correction[invocation] = exp(max(maximum[invocation] - high, -80.0)); // the first tile's meets zeros
+            correction[invocation] = exponential(maximum[invocation] - high); // the first tile's meets zeros
             maximum[invocation] = high;
         }
         workgroupBarrier();
         for (var head = 0u; head < params.heads; head++) {
             let at = head * TILE + invocation;
-            scores[at] = exp(max(scores[at] - maximum[head], -1e4));
+            scores[at] = exponential(scores[at] - maximum[head]);
         }
         workgroupBarrier();
         let count = min(TILE, seen - first);
@@ -108,6 +132,6 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
     let at = workgroup.y * (params.stride / 2u) + first_head * half;
     for (var item = invocation; item < params.heads * half; item += TILE) {
         let total = totals[item / TILE];
-        out[at + item] = total.xy / total.z;
+        out[at + item] = total.xy * (1.0 / total.z);
     }
 }

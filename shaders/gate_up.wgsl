@@ -46,8 +46,9 @@ fn gate_up(
         let row = first_row + item % PAIRS;
         if (column < columns.active_ && row < params.ffn_dim) {
             let y = product(item) * inverse_rms(c, params.dim, params.eps);
-            // below -80 silu is 0 to f32's last bit, and exp stays finite
-            h[column * params.out_stride + row] = y.x / (1.0 + exp(-max(y.x, -80.0))) * y.y;
+            // below -80 silu is 0 to f32's last bit, and the reciprocal stays a normal number
+            let sigmoid = 1.0 / (1.0 + exponential(-max(y.x, -80.0)));
+            h[column * params.out_stride + row] = y.x * sigmoid * y.y;
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod cache;
 pub mod embed;
+pub mod exp;
 pub mod gate_up;
 pub mod logits;
 pub mod matmul;

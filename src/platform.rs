@@ -10,3 +10,9 @@ mod here;
 pub mod web_source;
 
 pub use here::*;
+
+/// Work for [`vectorised`]: a struct, because a closure cannot be made to be inlined.
+pub trait Work {
+    /// Does it. Must be `#[inline(always)]`: what is not inlined is compiled for the plainest processor.
+    fn run(self);
+}

@@ -37,4 +37,5 @@ on_gpu! {
     tokens_taken_back_leave_no_trace => taking_back();
     the_same_seed_gives_the_same_text_as_on_the_cpu => same_text_as_cpu();
     nlls_are_those_of_the_cpu => close_to_cpu();
+    software_adapters_have_the_bits_of_the_cpu => same_bits_as_cpu();
 }

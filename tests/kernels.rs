@@ -29,7 +29,8 @@ fn run(name: &str) {
     let (_, cases) = SUITES.into_iter().find(|(known, _)| *known == name).unwrap();
     match pollster::block_on(cases().check(&gpu)) {
         Ok(summary) => {
-            println!("{name}: {} cases, {} values equal on {}", summary.cases, summary.values, gpu.adapter());
+            let kernel_cases::Summary { cases, values, exact } = summary;
+            println!("{name}: {cases} cases, {values} values equal, {exact} of them to the bit, on {}", gpu.adapter());
             assert!(summary.cases > 0);
         }
         Err(difference) => panic!("{name}: {difference}"),

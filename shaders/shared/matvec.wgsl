@@ -14,10 +14,17 @@ const WORKGROUP: u32 = 64u;
 override PAIRS: u32 = WORKGROUP / LANES; // row pairs of a workgroup
 
 var<workgroup> partial: array<vec2<f32>, 512>; // [column][invocation]: its lane's share of the sums
-var<private> sums: array<vec2<f32>, 8>;        // [column]: this invocation's share
+var<private> sums: array<vec2<f32>, 8>;        // [column]: with LANES = 1, the products of this invocation's pair
 
-// Two rows of a block times 32 inputs.
-fn block_product(a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>, column: u32, word: u32) -> vec2<f32> {
+// Eight sums of each row, as two vec4: input k belongs to sum k mod 8. The order of a CPU's vectors, so that with
+// LANES = 1, where multiplications and additions are not contracted, the twin gets the same bits.
+struct Lanes {
+    a: array<vec4<f32>, 2>,
+    b: array<vec4<f32>, 2>,
+}
+
+// Adds the products of two rows of a block with 32 inputs.
+fn add_products(sums: Lanes, a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>, column: u32, word: u32) -> Lanes {
     let x0 = load_input(column, word);
     let x1 = load_input(column, word + 1u);
     let x2 = load_input(column, word + 2u);
@@ -26,18 +33,52 @@ fn block_product(a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>, column: u32, wo
     let x5 = load_input(column, word + 5u);
     let x6 = load_input(column, word + 6u);
     let x7 = load_input(column, word + 7u);
-    return vec2<f32>(
-        (dot(a[0], x0) + dot(a[1], x1)) + (dot(a[2], x2) + dot(a[3], x3))
-            + ((dot(a[4], x4) + dot(a[5], x5)) + (dot(a[6], x6) + dot(a[7], x7))),
-        (dot(b[0], x0) + dot(b[1], x1)) + (dot(b[2], x2) + dot(b[3], x3))
-            + ((dot(b[4], x4) + dot(b[5], x5)) + (dot(b[6], x6) + dot(b[7], x7))));
+    return Lanes(
+        array<vec4<f32>, 2>(
+            (((sums.a[0] + a[0] * x0) + a[2] * x2) + a[4] * x4) + a[6] * x6,
+            (((sums.a[1] + a[1] * x1) + a[3] * x3) + a[5] * x5) + a[7] * x7),
+        array<vec4<f32>, 2>(
+            (((sums.b[0] + b[0] * x0) + b[2] * x2) + b[4] * x4) + b[6] * x6,
+            (((sums.b[1] + b[1] * x1) + b[3] * x3) + b[5] * x5) + b[7] * x7));
+}
+
+// The eight sums of each row, added as `fold` in src/kernels/matmul.rs does it.
+fn fold(sums: Lanes) -> vec2<f32> {
+    let a = sums.a[0] + sums.a[1];
+    let b = sums.b[0] + sums.b[1];
+    return vec2<f32>((a.x + a.z) + (a.y + a.w), (b.x + b.z) + (b.y + b.w));
+}
+
+fn block_product(a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>, column: u32, word: u32) -> vec2<f32> {
+    return fold(add_products(Lanes(), a, b, column, word));
 }
 
 // Multiplies this invocation's row pair with the columns from `first` on; `product` has the result.
 // Every invocation of the workgroup must call it, also those without a pair (with any valid rows).
 fn multiply(rows: vec2<u32>, blocks: u32, first: u32, invocation: u32) {
-    var own: array<vec2<f32>, 8>; // indexed by constants, so that it stays in registers
     let last = columns.active_ - 1u; // a tile's columns behind it repeat it and are not stored
+    if (LANES == 1u) {
+        var own: array<Lanes, 8>;
+        for (var block = 0u; block < blocks; block++) {
+            let a = load_block(rows.x, blocks, block);
+            let b = load_block(rows.y, blocks, block);
+            let word = 8u * block;
+            own[0] = add_products(own[0], a, b, first, word);
+            if (COLUMNS > 1u) { own[1] = add_products(own[1], a, b, min(first + 1u, last), word); }
+            if (COLUMNS > 2u) { own[2] = add_products(own[2], a, b, min(first + 2u, last), word); }
+            if (COLUMNS > 3u) { own[3] = add_products(own[3], a, b, min(first + 3u, last), word); }
+            if (COLUMNS > 4u) { own[4] = add_products(own[4], a, b, min(first + 4u, last), word); }
+            if (COLUMNS > 5u) { own[5] = add_products(own[5], a, b, min(first + 5u, last), word); }
+            if (COLUMNS > 6u) { own[6] = add_products(own[6], a, b, min(first + 6u, last), word); }
+            if (COLUMNS > 7u) { own[7] = add_products(own[7], a, b, min(first + 7u, last), word); }
+        }
+        for (var c = 0u; c < COLUMNS; c++) {
+            sums[c] = fold(own[c]);
+        }
+        return;
+    }
+    // Several lanes: the eight sums are added after every block, which leaves registers for the columns.
+    var own: array<vec2<f32>, 8>; // indexed by constants, so that it stays in registers
     for (var block = invocation % LANES; block < blocks; block += LANES) {
         let a = load_block(rows.x, blocks, block);
         let b = load_block(rows.y, blocks, block);
@@ -50,10 +91,6 @@ fn multiply(rows: vec2<u32>, blocks: u32, first: u32, invocation: u32) {
         if (COLUMNS > 5u) { own[5] += block_product(a, b, min(first + 5u, last), word); }
         if (COLUMNS > 6u) { own[6] += block_product(a, b, min(first + 6u, last), word); }
         if (COLUMNS > 7u) { own[7] += block_product(a, b, min(first + 7u, last), word); }
-    }
-    if (LANES == 1u) {
-        sums = own;
-        return;
     }
     for (var c = 0u; c < COLUMNS; c++) {
         partial[c * WORKGROUP + invocation] = own[c];

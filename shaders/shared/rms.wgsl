@@ -1,8 +1,8 @@
 // 1 / rms of the columns of a workgroup, rms² = mean(x²) + eps, through workgroup memory with two barriers.
 //
 // Every workgroup computes it anew from x, which stays in the caches: cheaper than a dispatch of its own.
-// The kernel binds x: array<vec4<f32>>, [column][stride / 4]; padding behind `dim` is zero. Twin: `normalise` in
-// src/kernels/matmul.rs.
+// The factor multiplies the finished products: (W · (x · gain)) / rms. The kernel binds x: array<vec4<f32>>,
+// [column][stride / 4]; padding behind `dim` is zero. Twin: `inverse_rms` in src/kernels/matmul.rs.
 
 var<workgroup> squares: array<f32, 512>; // [column][invocation]: sum of its share of x²
 var<workgroup> eighths: array<f32, 64>;  // [column][8]: sums of eight of those
@@ -14,7 +14,7 @@ fn sum_squares(first: u32, stride: u32, words: u32, invocation: u32) {
         var sum = 0.0;
         for (var word = invocation; word < words; word += WORKGROUP) {
             let value = x[column * stride + word];
-            sum += dot(value, value);
+            sum += (value.x * value.x + value.y * value.y) + (value.z * value.z + value.w * value.w);
         }
         squares[c * WORKGROUP + invocation] = sum;
     }
@@ -35,5 +35,5 @@ fn inverse_rms(c: u32, dim: u32, eps: f32) -> f32 {
     for (var i = 0u; i < 8u; i++) {
         sum += eighths[8u * c + i];
     }
-    return 1.0 / sqrt(sum / f32(dim) + eps);
+    return 1.0 / sqrt(sum * (1.0 / f32(dim)) + eps); // adapters divide by multiplying with the reciprocal
 }

@@ -3,19 +3,21 @@
 //! `out = softmax(q · K) · V` over the tokens that the column sees: its `cached` tokens and itself. Which slots
 //! these are is arithmetic, so there is no mask: the first `sinks` tokens stand in their slots, the others lie in the
 //! ring behind the column's own slot. Sinks meet the second query (see [`super::rope`]).
+//!
+//! Tiles and sums are those of the shader, operation by operation, so that both can have the same bits.
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use super::cache::CacheType;
+use super::exp::exponential;
 use super::matmul::fold;
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, read, uniform, write};
 use crate::plan::Column;
-use crate::platform::vectorised;
+use crate::platform::{Work, vectorised};
 
 /// Most query heads of one workgroup.
 pub const MAX_HEADS: u32 = 8;
@@ -49,6 +51,7 @@ pub const KERNEL: Kernel = Kernel {
     wgsl: &[
         include_str!("../../shaders/shared/columns.wgsl"),
         include_str!("../../shaders/shared/cache.wgsl"),
+        include_str!("../../shaders/shared/exp.wgsl"),
         include_str!("../../shaders/attention.wgsl"),
     ],
     bindings: &[uniform("params"), uniform("columns"), read("q"), read("k"), read("v"), write("out")],
@@ -80,7 +83,8 @@ fn twin(call: &mut Call<'_>) {
             |(kv_head, out)| {
                 let queries = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
                 let head = column.lane as usize * heads + kv_head;
-                vectorised(|| attend(&cache, head, column, &q_window[queries.clone()], &q_sinks[queries], out));
+                let (q_window, q_sinks) = (&q_window[queries.clone()], &q_sinks[queries]);
+                vectorised(Attend { cache: &cache, head, column, q_window, q_sinks, out });
             },
         );
     });
@@ -97,90 +101,118 @@ struct Cache<'a> {
     slots: usize,
 }
 
+/// Slots at once.
+const TILE: usize = 64;
+/// Below every score.
+const HIDDEN: f32 = -3e38;
+
+/// What a core needs to attend.
+#[derive(Default)]
+struct Room {
+    /// `[head][slot of the tile]`: scores, then weights.
+    scores: Vec<f32>,
+    /// `[head]`: largest score so far, sum of the weights so far.
+    state: Vec<(f32, f32)>,
+    /// One key or value.
+    row: Vec<f32>,
+}
+
 thread_local! {
-    /// Scores `[slot][head]`, and one key or value; one set a core.
-    static ROOM: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static ROOM: RefCell<Room> = RefCell::default();
 }
 
 /// All query heads of one key head, for one column. `q_*` and `out`: `[group][head_dim]`.
-#[inline(always)]
-fn attend(cache: &Cache<'_>, head: usize, column: &Column, q_window: &[f32], q_sinks: &[f32], out: &mut [f32]) {
-    let head_dim = 2 * cache.half;
-    let group = out.len() / head_dim;
-    let seen = column.cached as usize + 1;
-    ROOM.with_borrow_mut(|(scores, row)| {
-        if scores.len() < seen * group {
-            scores.resize(seen * group, 0.0);
-        }
+struct Attend<'a> {
+    cache: &'a Cache<'a>,
+    head: usize,
+    column: &'a Column,
+    q_window: &'a [f32],
+    q_sinks: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Work for Attend<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { cache, head, column, q_window, q_sinks, out } = self;
+        let head_dim = 2 * cache.half;
+        let group = out.len() / head_dim;
+        let seen = column.cached as usize + 1;
+        let pair_of = |n: usize| (head * cache.slots + slot_of(column, cache.slots, n)) * cache.half;
+        let mut room = ROOM.take(); // not a closure: it might not be inlined
+        let Room { scores, state, row } = &mut room;
+        scores.resize(group * TILE, 0.0);
         row.resize(head_dim, 0.0);
-        let mut at = 0;
-        for (slots, is_sink) in runs(column, cache.slots) {
-            let q = if is_sink { q_sinks } else { q_window };
-            for slot in slots {
-                cache.kind.load(cache.k, (head * cache.slots + slot) * cache.half, row);
-                for (score, q) in scores[at..][..group].iter_mut().zip(q.chunks_exact(head_dim)) {
-                    *score = dot(q, row);
-                }
-                at += group;
-            }
-        }
-        for g in 0..group {
-            softmax(&mut scores[..seen * group], group, g);
-        }
+        state.clear();
+        state.resize(group, (HIDDEN, 0.0));
         out.fill(0.0);
-        at = 0;
-        for (slots, _) in runs(column, cache.slots) {
-            for slot in slots {
-                cache.kind.load(cache.v, (head * cache.slots + slot) * cache.half, row);
-                for (weight, out) in scores[at..][..group].iter().zip(out.chunks_exact_mut(head_dim)) {
+        for first in (0..seen).step_by(TILE) {
+            let count = TILE.min(seen - first);
+            for i in 0..count {
+                cache.kind.load(cache.k, pair_of(first + i), row);
+                let q = if first + i < column.sinks as usize { q_sinks } else { q_window };
+                for (scores, q) in scores.chunks_exact_mut(TILE).zip(q.chunks_exact(head_dim)) {
+                    scores[i] = dot(q, row);
+                }
+            }
+            let heads = scores.chunks_exact_mut(TILE).zip(out.chunks_exact_mut(head_dim)).zip(state.iter_mut());
+            for ((scores, out), (maximum, sum)) in heads {
+                let scores = &mut scores[..count];
+                let high = scores.iter().fold(*maximum, |high, &score| high.max(score));
+                let correction = exponential(*maximum - high);
+                *maximum = high;
+                for score in scores.iter_mut() {
+                    *score = exponential(*score - high);
+                }
+                *sum = scores.iter().fold(*sum * correction, |sum, weight| sum + weight);
+                for out in out.iter_mut() {
+                    *out *= correction;
+                }
+            }
+            for i in 0..count {
+                cache.kind.load(cache.v, pair_of(first + i), row);
+                for (weights, out) in scores.chunks_exact(TILE).zip(out.chunks_exact_mut(head_dim)) {
                     for (out, v) in out.iter_mut().zip(row.iter()) {
-                        *out += weight * v;
+                        *out += weights[i] * v;
                     }
                 }
-                at += group;
             }
         }
-    });
+        for (out, (_, sum)) in out.chunks_exact_mut(head_dim).zip(state) {
+            let factor = 1.0 / *sum;
+            for out in out {
+                *out *= factor;
+            }
+        }
+        ROOM.set(room);
+    }
 }
 
-/// The slots that a column sees, oldest first, as runs of neighbours: the sinks, then the ring up to its own slot.
-fn runs(column: &Column, slots: usize) -> [(Range<usize>, bool); 3] {
+/// The slot of the `n`-th token that a column sees, oldest first: the sinks, then the ring up to the column's own slot.
+#[inline(always)]
+fn slot_of(column: &Column, slots: usize, n: usize) -> usize {
     let (slot, sinks, cached) = (column.slot as usize, column.sinks as usize, column.cached as usize);
-    if cached < sinks {
-        return [(0..cached + 1, true), (0..0, false), (0..0, false)];
+    if n < sinks {
+        return n;
     }
-    let before = cached - sinks; // tokens of the window before its own
-    let behind_seam = slot - sinks; // room in front of it in the ring
-    if before <= behind_seam {
-        [(0..sinks, true), (0..0, false), (slot - before..slot + 1, false)]
-    } else {
-        [(0..sinks, true), (slots - (before - behind_seam)..slots, false), (sinks..slot + 1, false)]
-    }
+    let behind = cached - n;
+    let wrapped = if slot < sinks + behind { slots - sinks } else { 0 };
+    slot + wrapped - behind
 }
 
+/// Query times key in eight sums, element e in sum e mod 8.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0_f32; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
+    let rest = a8.remainder().iter().zip(b8.remainder());
     for (a, b) in a8.zip(b8) {
         for lane in 0..8 {
             sums[lane] += a[lane] * b[lane];
         }
     }
-    fold(sums) + rest
-}
-
-/// Softmax over the scores of head `g` of `group`.
-#[inline(always)]
-fn softmax(scores: &mut [f32], group: usize, g: usize) {
-    let max = scores.iter().skip(g).step_by(group).fold(f32::MIN, |max, &score| max.max(score));
-    let mut sum = 0.0;
-    for score in scores.iter_mut().skip(g).step_by(group) {
-        *score = (*score - max).exp();
-        sum += *score;
+    for (sum, (a, b)) in sums.iter_mut().zip(rest) {
+        *sum += a * b;
     }
-    for score in scores.iter_mut().skip(g).step_by(group) {
-        *score /= sum;
-    }
+    fold(sums)
 }

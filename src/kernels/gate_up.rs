@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::exp::exponential;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, read, uniform, write};
@@ -32,6 +33,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/shared/rms.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
+        include_str!("../../shaders/shared/exp.wgsl"),
         include_str!("../../shaders/gate_up.wgsl"),
     ],
     bindings: &[
@@ -63,8 +65,9 @@ fn twin(call: &mut Call<'_>) {
         for c in range.clone() {
             let h = &mut h[c * params.out_stride as usize..][..ffn_dim];
             for (row, h) in h.iter_mut().enumerate() {
-                let gate = product.at(c - range.start, row);
-                *h = gate / (1.0 + (-gate).exp()) * product.at(c - range.start, ffn_dim + row);
+                let (gate, up) = (product.at(c - range.start, row), product.at(c - range.start, ffn_dim + row));
+                let sigmoid = 1.0 / (1.0 + exponential(-gate.max(-80.0))); // bounds as in the shader
+                *h = gate * sigmoid * up;
             }
         }
     });

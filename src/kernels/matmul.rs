@@ -2,15 +2,17 @@
 //!
 //! The product is made in tiles: up to 32 columns at once, rows in chunks that the cores share. One column is
 //! multiplied straight from the packed weights (the memory is the limit); more columns unpack four rows and use each
-//! weight for all of them. Sums run in eight or sixteen fixed lanes without fused multiply-add, so a result is the
-//! same on every machine.
+//! weight for all of them. Either way a weight is rounded to f32, and sums run in eight fixed lanes without fused
+//! multiply-add, so a result is the same for any number of columns, on every machine, and in the shaders where
+//! nothing is contracted.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
+use bytemuck::AnyBitPattern;
 use rayon::prelude::*;
 
-use crate::platform::vectorised;
+use crate::platform::{Work, vectorised};
 use crate::quant::{BLOCK, Layout, unpack_row, widen};
 
 /// Rows of one chunk: what a core takes at a time.
@@ -46,7 +48,7 @@ pub struct Input<'a> {
     pub norm: Option<Norm<'a>>,
 }
 
-/// `x / rms(x) · gain`, `rms² = mean(x²) + eps`.
+/// `x / rms(x) · gain`, `rms² = mean(x²) + eps`. What is multiplied is `x · gain`; `1 / rms` is a factor on the products.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
     /// One factor a dimension.
@@ -69,13 +71,15 @@ pub struct Scratch {
 pub struct Product<'a> {
     values: &'a [f32],
     columns: usize,
+    /// `1 / rms` of every column, or 1.
+    factors: [f32; TILE],
 }
 
 impl Product<'_> {
     /// Row `row` of column `column`.
     #[inline(always)]
     pub fn at(&self, column: usize, row: usize) -> f32 {
-        self.values[(row / CHUNK * self.columns + column) * CHUNK + row % CHUNK]
+        self.values[(row / CHUNK * self.columns + column) * CHUNK + row % CHUNK] * self.factors[column]
     }
 }
 
@@ -91,13 +95,17 @@ pub fn matmul(
     for first in (0..input.columns).step_by(TILE) {
         let columns = first..(first + TILE).min(input.columns);
         let count = columns.len();
+        let mut factors = [1.0; TILE];
         let (x, stride) = match input.norm {
             None => (&input.x[first * input.stride..], input.stride),
             Some(norm) => {
                 grow(&mut scratch.normed, count * width);
                 for (c, normed) in scratch.normed.chunks_exact_mut(width).take(count).enumerate() {
                     let x = &input.x[(first + c) * input.stride..][..width];
-                    normalise(x, norm, normed);
+                    factors[c] = inverse_rms(x, norm);
+                    for ((normed, x), gain) in normed.iter_mut().zip(x).zip(norm.gain) {
+                        *normed = x * gain;
+                    }
                 }
                 (&scratch.normed[..], width)
             }
@@ -108,9 +116,9 @@ pub fn matmul(
         let min_chunks = (SERIAL_WORK / (CHUNK * width * count)).max(1);
         product.par_chunks_exact_mut(CHUNK * count).with_min_len(min_chunks).enumerate().for_each(|(chunk, out)| {
             let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(rows);
-            vectorised(|| multiply_chunk(matrix, rows, x, stride, count, out));
+            vectorised(Chunk { matrix, rows, x, stride, count, out });
         });
-        epilogue(columns, Product { values: product, columns: count });
+        epilogue(columns, Product { values: product, columns: count, factors });
     }
 }
 
@@ -120,18 +128,17 @@ fn grow(buffer: &mut Vec<f32>, length: usize) {
     }
 }
 
-fn normalise(x: &[f32], norm: Norm<'_>, out: &mut [f32]) {
-    let mut sums = [0.0_f32; 16];
-    for x in x.chunks_exact(16) {
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum += x * x;
+/// `1 / rms(x)`. The order of `shaders/shared/rms.wgsl`: 64 sums over words of four, eights of them, the eight eights.
+fn inverse_rms(x: &[f32], norm: Norm<'_>) -> f32 {
+    let mut sums = [0.0_f32; 64];
+    for words in x.chunks(4 * sums.len()) {
+        for (sum, x) in sums.iter_mut().zip(words.chunks_exact(4)) {
+            *sum += (x[0] * x[0] + x[1] * x[1]) + (x[2] * x[2] + x[3] * x[3]);
         }
     }
-    let mean = sums.iter().sum::<f32>() / norm.dim as f32;
-    let factor = 1.0 / (mean + norm.eps).sqrt();
-    for ((out, x), gain) in out.iter_mut().zip(x).zip(norm.gain) {
-        *out = x * factor * gain;
-    }
+    let sum =
+        sums.chunks_exact(8).map(|sums| sums.iter().fold(0.0, |all, sum| all + sum)).fold(0.0, |all, sum| all + sum);
+    1.0 / (sum * (1.0 / norm.dim as f32) + norm.eps).sqrt()
 }
 
 thread_local! {
@@ -139,22 +146,35 @@ thread_local! {
     static UNPACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `out[column][row of the chunk]`, for `count` columns.
-#[inline(always)]
-fn multiply_chunk(matrix: Matrix<'_>, rows: Range<usize>, x: &[f32], stride: usize, count: usize, out: &mut [f32]) {
-    let width = matrix.blocks * BLOCK;
-    let first = rows.start;
-    if count < 3 {
-        for c in 0..count {
-            let x = &x[c * stride..][..width];
-            for row in rows.clone() {
-                out[c * CHUNK + row - first] = dot_packed(matrix, row, x);
+/// Rows times columns: `out[column][row of the chunk]`, for `count` columns.
+struct Chunk<'a> {
+    matrix: Matrix<'a>,
+    rows: Range<usize>,
+    x: &'a [f32],
+    stride: usize,
+    count: usize,
+    out: &'a mut [f32],
+}
+
+impl Work for Chunk<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { matrix, rows, x, stride, count, out } = self;
+        let width = matrix.blocks * BLOCK;
+        let first = rows.start;
+        if count < 3 {
+            for c in 0..count {
+                let x = &x[c * stride..][..width];
+                for start in rows.clone().step_by(4) {
+                    let sums = dot_packed(matrix, [0, 1, 2, 3].map(|i| (start + i).min(rows.end - 1)), x);
+                    let count = (rows.end - start).min(4);
+                    out[c * CHUNK + start - first..][..count].copy_from_slice(&sums[..count]);
+                }
             }
+            return;
         }
-        return;
-    }
-    UNPACKED.with_borrow_mut(|unpacked| {
-        grow(unpacked, 4 * width);
+        let mut unpacked = UNPACKED.take(); // not a closure: it might not be inlined
+        grow(&mut unpacked, 4 * width);
         for start in rows.clone().step_by(4) {
             let (w, rest) = unpacked.split_at_mut(width);
             let (w1, rest) = rest.split_at_mut(width);
@@ -167,34 +187,39 @@ fn multiply_chunk(matrix: Matrix<'_>, rows: Range<usize>, x: &[f32], stride: usi
             }
             for c in (0..count).step_by(2) {
                 let second = (c + 1).min(count - 1);
-                let sums = dot_4x2([w, w1, w2, w3], [&x[c * stride..][..width], &x[second * stride..][..width]]);
+                let sums =
+                    dot_4x2([&*w, &*w1, &*w2, &*w3], [&x[c * stride..][..width], &x[second * stride..][..width]]);
                 for (i, sums) in sums.iter().enumerate().take(rows.end - start) {
                     out[c * CHUNK + start - first + i] = sums[0];
                     out[second * CHUNK + start - first + i] = sums[1];
                 }
             }
         }
-    });
+        UNPACKED.set(unpacked);
+    }
 }
 
-/// Four rows times two columns: each loaded weight is used twice, each activation four times.
+/// Four rows times two columns: each loaded weight is used twice, each activation four times. Over arrays of fixed
+/// size, because that is what the compiler turns into vectors.
 #[inline(always)]
-fn dot_4x2(w: [&mut [f32]; 4], x: [&[f32]; 2]) -> [[f32; 2]; 4] {
+fn dot_4x2(w: [&[f32]; 4], x: [&[f32]; 2]) -> [[f32; 2]; 4] {
     let mut sums = [[[0.0_f32; 8]; 2]; 4];
-    let blocks = x[0].len() / 8;
-    let [w0, w1, w2, w3] = w;
-    let rows = [&w0[..blocks * 8], &w1[..blocks * 8], &w2[..blocks * 8], &w3[..blocks * 8]];
-    let x = [&x[0][..blocks * 8], &x[1][..blocks * 8]];
-    for b in (0..blocks * 8).step_by(8) {
-        for (sums, w) in sums.iter_mut().zip(rows) {
-            for (sums, x) in sums.iter_mut().zip(x) {
-                for lane in 0..8 {
-                    sums[lane] += w[b + lane] * x[b + lane];
-                }
-            }
+    let [w0, w1, w2, w3] = w.map(|w| w.as_chunks::<8>().0);
+    let [x0, x1] = x.map(|x| x.as_chunks::<8>().0);
+    for (((((w0, w1), w2), w3), x0), x1) in w0.iter().zip(w1).zip(w2).zip(w3).zip(x0).zip(x1) {
+        for (sums, w) in sums.iter_mut().zip([w0, w1, w2, w3]) {
+            add_products(&mut sums[0], w, x0);
+            add_products(&mut sums[1], w, x1);
         }
     }
     sums.map(|sums| sums.map(fold))
+}
+
+#[inline(always)]
+fn add_products(sums: &mut [f32; 8], w: &[f32; 8], x: &[f32; 8]) {
+    for lane in 0..8 {
+        sums[lane] += w[lane] * x[lane];
+    }
 }
 
 /// The sum of the lanes, in a fixed order.
@@ -211,53 +236,51 @@ pub fn fold<const N: usize>(lanes: [f32; N]) -> f32 {
     lanes[0]
 }
 
-/// One row of packed weights times one column.
+/// Four rows of packed weights times one column: four chains of additions at once. The sums of [`dot_4x2`].
 #[inline(always)]
-fn dot_packed(matrix: Matrix<'_>, row: usize, x: &[f32]) -> f32 {
-    let words = matrix.blocks * matrix.layout.words_per_block();
-    let quants = &matrix.quants[row * words..][..words];
-    let scale_words = matrix.blocks.div_ceil(2);
-    let mut sums = [0.0_f32; 16];
+fn dot_packed(matrix: Matrix<'_>, rows: [usize; 4], x: &[f32]) -> [f32; 4] {
+    let scales: &[u16] = bytemuck::cast_slice(matrix.scales);
+    let scale = |row: usize, block: usize| widen(scales[row * 2 * matrix.blocks.div_ceil(2) + block]);
+    let none = |_, _| 1.0;
     match matrix.layout {
-        Layout::F32 => add_products(&mut sums, bytemuck::cast_slice::<u32, f32>(quants), x, |w| w),
-        Layout::F16 => add_products(&mut sums, bytemuck::cast_slice::<u32, u16>(quants), x, widen),
-        Layout::Bf16 => {
-            add_products(&mut sums, bytemuck::cast_slice::<u32, u16>(quants), x, |w| {
-                f32::from_bits(u32::from(w) << 16)
-            });
-        }
-        Layout::Q8 => {
-            let scales = &bytemuck::cast_slice::<u32, u16>(matrix.scales)[row * scale_words * 2..];
-            let quants = bytemuck::cast_slice::<u32, i8>(quants);
-            for ((q, x), &scale) in quants.chunks_exact(BLOCK).zip(x.chunks_exact(BLOCK)).zip(scales) {
-                let scale = widen(scale);
-                for lane in 0..16 {
-                    sums[lane] += scale * (f32::from(q[lane]) * x[lane] + f32::from(q[lane + 16]) * x[lane + 16]);
-                }
-            }
-        }
-        Layout::Q4 => {
-            let scales = &bytemuck::cast_slice::<u32, u16>(matrix.scales)[row * scale_words * 2..];
-            let quants = bytemuck::cast_slice::<u32, u8>(quants);
-            for ((q, x), &scale) in quants.chunks_exact(BLOCK / 2).zip(x.chunks_exact(BLOCK)).zip(scales) {
-                let scale = widen(scale);
-                for (word, x) in q.chunks_exact(4).zip(x.chunks_exact(8)) {
-                    for lane in 0..4 {
-                        let (low, high) = (f32::from(word[lane] & 15) - 8.0, f32::from(word[lane] >> 4) - 8.0);
-                        sums[lane] += scale * (low * x[lane] + high * x[lane + 4]);
-                    }
-                }
-            }
-        }
+        Layout::F32 => dot_blocks(matrix, rows, x, none, |block: &[f32; 32], at, lane, _| block[8 * at + lane]),
+        Layout::F16 => dot_blocks(matrix, rows, x, none, |block: &[u16; 32], at, lane, _| widen(block[8 * at + lane])),
+        Layout::Bf16 => dot_blocks(matrix, rows, x, none, |block: &[u16; 32], at, lane, _| {
+            f32::from_bits(u32::from(block[8 * at + lane]) << 16)
+        }),
+        Layout::Q8 => dot_blocks(matrix, rows, x, scale, |block: &[i8; 32], at, lane, scale| {
+            scale * f32::from(block[8 * at + lane])
+        }),
+        Layout::Q4 => dot_blocks(matrix, rows, x, scale, |block: &[u32; 4], at, lane, scale| {
+            const SHIFTS: [u32; 8] = [0, 8, 16, 24, 4, 12, 20, 28];
+            scale * ((block[at] >> SHIFTS[lane] & 15) as i32 as f32 - 8.0)
+        }),
     }
-    fold(sums)
 }
 
+/// As [`dot_packed`]: `scale` gives a block's scale, `weight` what stands in it at 8 · at + lane, scaled.
 #[inline(always)]
-fn add_products<W: Copy>(sums: &mut [f32; 16], w: &[W], x: &[f32], value: impl Fn(W) -> f32) {
-    for (w, x) in w.chunks_exact(16).zip(x.chunks_exact(16)) {
-        for lane in 0..16 {
-            sums[lane] += value(w[lane]) * x[lane];
+fn dot_blocks<T: AnyBitPattern, const N: usize>(
+    matrix: Matrix<'_>,
+    rows: [usize; 4],
+    x: &[f32],
+    scale: impl Fn(usize, usize) -> f32,
+    weight: impl Fn(&[T; N], usize, usize, f32) -> f32,
+) -> [f32; 4] {
+    let words = matrix.blocks * matrix.layout.words_per_block();
+    let quants = rows.map(|row| {
+        let packed: &[T] = bytemuck::cast_slice(&matrix.quants[row * words..][..words]);
+        &packed.as_chunks::<N>().0[..matrix.blocks]
+    });
+    let mut sums = [[0.0_f32; 8]; 4];
+    for (block, x) in x.as_chunks::<BLOCK>().0[..matrix.blocks].iter().enumerate() {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let (quants, scale) = (&quants[row][block], scale(rows[row], block));
+            for lane in 0..8 {
+                let product = |at: usize| weight(quants, at, lane, scale) * x[8 * at + lane];
+                sums[lane] = (((sums[lane] + product(0)) + product(1)) + product(2)) + product(3);
+            }
         }
     }
+    sums.map(fold)
 }

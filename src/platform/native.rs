@@ -2,6 +2,7 @@
 
 use futures_channel::oneshot;
 
+use super::Work;
 use crate::error::{Error, Result};
 
 /// The cores that the CPU executor may use.
@@ -34,8 +35,17 @@ impl Cores {
 
 /// Runs `work` compiled for the widest vectors that this processor has. Only what is inlined into it profits.
 #[inline(always)]
-pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+pub fn vectorised(work: impl Work) {
+    struct Inlined<W>(W);
+    impl<W: Work> pulp::NullaryFnOnce for Inlined<W> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            self.0.run();
+        }
+    }
+    pulp::Arch::new().dispatch(Inlined(work));
 }
 
 /// Seconds since some fixed moment.

@@ -6,6 +6,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::MessageChannel;
 
+use super::Work;
 use crate::error::{Error, Result};
 
 /// The one core of a browser's worker.
@@ -34,8 +35,8 @@ impl Cores {
 
 /// Runs `work`: the module is compiled with SIMD128 throughout.
 #[inline(always)]
-pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    work()
+pub fn vectorised(work: impl Work) {
+    work.run();
 }
 
 #[wasm_bindgen]

@@ -228,6 +228,41 @@ pub async fn close_to_cpu(device: &Device) {
     assert!(mean < 1e-5 && largest < 1e-4, "mean {mean:.1e}, largest {largest:.1e}");
 }
 
+/// Where nothing is contracted, on software adapters, every activation, key and value has the bits of the CPU's, past
+/// the window, in chunks and one by one.
+pub async fn same_bits_as_cpu(device: &Device) {
+    let gpu = Gpu::choose(device).await.unwrap();
+    if !gpu.is_some_and(|gpu| gpu.is_software()) {
+        eprintln!("NOT CHECKED: only software adapters are bound to the bits of the CPU");
+        return;
+    }
+    let buffers = ["x", "q", "attended", "h", "logits", "blk.0.k", "blk.0.v", "blk.1.k", "blk.1.v"];
+    for name in GOLDEN {
+        let (model, reference) = golden_model(name).await;
+        let tokens = ids(&reference["tokens"]);
+        for (cache, chunk) in [(F16, 16), (F32, 7), (F16, 1)] {
+            let of = async |device: &Device| {
+                let mut engine = load(&model, &settings("streaming_4_28", device, cache, chunk)).await;
+                let mut session = engine.session();
+                session.append(&mut engine, &tokens[..1]).await.unwrap();
+                let nlls = session.score(&mut engine, &tokens[1..101]).await.unwrap();
+                session.generate(&mut engine, &Sampling::greedy(), 9, |_| ControlFlow::Continue(())).await.unwrap();
+                let mut values = vec![];
+                for buffer in buffers {
+                    values.push(engine.read_floats(buffer).await.unwrap());
+                }
+                (nlls, values)
+            };
+            let ((nlls, found), (nlls_of_cpu, wanted)) = (of(device).await, of(&Device::Cpu).await);
+            assert_close(&nlls, &nlls_of_cpu, 1e-6, 1e-5, "NLLs, whose exp is the adapter's own");
+            for ((buffer, found), wanted) in buffers.iter().zip(&found).zip(&wanted) {
+                let count = found.iter().zip(wanted).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+                assert_eq!(count, 0, "{name} {cache:?} chunk {chunk}: values of {buffer} that differ");
+            }
+        }
+    }
+}
+
 /// The first dispatches of a plan over a few tokens of `odd_tied`, with everything that they leave behind.
 struct Partial {
     executor: Executor,
