@@ -203,16 +203,23 @@ impl Work for Chunk<'_> {
 /// size, because that is what the compiler turns into vectors.
 #[inline(always)]
 fn dot_4x2(w: [&[f32]; 4], x: [&[f32]; 2]) -> [[f32; 2]; 4] {
-    let mut sums = [[[0.0_f32; 8]; 2]; 4];
+    // Eight names, not an array: only so they stay in registers.
+    let zero = [0.0_f32; 8];
+    let (mut s00, mut s01, mut s10, mut s11) = (zero, zero, zero, zero);
+    let (mut s20, mut s21, mut s30, mut s31) = (zero, zero, zero, zero);
     let [w0, w1, w2, w3] = w.map(|w| w.as_chunks::<8>().0);
     let [x0, x1] = x.map(|x| x.as_chunks::<8>().0);
     for (((((w0, w1), w2), w3), x0), x1) in w0.iter().zip(w1).zip(w2).zip(w3).zip(x0).zip(x1) {
-        for (sums, w) in sums.iter_mut().zip([w0, w1, w2, w3]) {
-            add_products(&mut sums[0], w, x0);
-            add_products(&mut sums[1], w, x1);
-        }
+        add_products(&mut s00, w0, x0);
+        add_products(&mut s01, w0, x1);
+        add_products(&mut s10, w1, x0);
+        add_products(&mut s11, w1, x1);
+        add_products(&mut s20, w2, x0);
+        add_products(&mut s21, w2, x1);
+        add_products(&mut s30, w3, x0);
+        add_products(&mut s31, w3, x1);
     }
-    sums.map(|sums| sums.map(fold))
+    [[fold(s00), fold(s01)], [fold(s10), fold(s11)], [fold(s20), fold(s21)], [fold(s30), fold(s31)]]
 }
 
 #[inline(always)]
