@@ -1,5 +1,7 @@
 //! Sources that only a browser has: an address, a `Blob`, an `ArrayBuffer`, a `ReadableStream`.
 
+use std::collections::VecDeque;
+
 use gloo_net::http::{Request, Response};
 use gloo_timers::future::TimeoutFuture;
 use js_sys::{ArrayBuffer, Reflect, Uint8Array};
@@ -105,15 +107,19 @@ const ATTEMPTS: u32 = 4;
 /// … with pauses between them of twice this, doubled each time.
 const PAUSE_MS: u32 = 250;
 
+/// So many bytes that have been read are kept: the header is read ahead, and the tensors begin before that ends.
+const KEPT_BYTES: u64 = 4 << 20;
+
 /// Bytes of an address that answers range requests. One response is read on for as long as the offsets go forwards:
 /// loading a whole model is one request. A broken response is taken up where it broke.
 struct Ranges {
     url: String,
     etag: Option<String>,
     response: Option<Chunks>,
-    /// Offset in the file of the next byte of `chunk`.
-    position: u64,
-    chunk: Uint8Array,
+    /// The last chunks that came, each with its offset in the file; they follow on each other.
+    recent: VecDeque<(u64, Uint8Array)>,
+    /// Offset of the next byte that comes.
+    end: u64,
 }
 
 /// Asks for everything at first; what the server answers decides what kind of source it is.
@@ -129,8 +135,7 @@ async fn fetch(url: String) -> Result<Source> {
         return Ok(Source::sequential(url, None, Box::new(body)));
     };
     let etag = response.headers().get("etag");
-    let ranges =
-        Ranges { url: url.clone(), etag, response: Some(body), position: 0, chunk: Uint8Array::new_with_length(0) };
+    let ranges = Ranges { url: url.clone(), etag, response: Some(body), recent: VecDeque::new(), end: 0 };
     Ok(Source::random(url, total, Box::new(ranges)))
 }
 
@@ -187,31 +192,38 @@ impl Ranges {
     async fn fill(&mut self, offset: u64, buf: &mut [u8], filled: &mut usize) -> Result<()> {
         while *filled < buf.len() {
             let wanted = offset + *filled as u64;
-            let is_near = self.position <= wanted && wanted - self.position <= SKIP_BYTES;
-            let response = match self.response.take() {
-                Some(response) if is_near => self.response.insert(response),
-                _ => {
-                    let reopened = self.reopen(wanted).await?;
-                    self.response.insert(reopened)
-                }
-            };
-            if self.chunk.length() == 0 {
-                let next = response.chunk().await?;
-                let ended = || Error::Read {
-                    what: self.url.clone(),
-                    reason: format!("the answer ends at byte {}", self.position),
-                };
-                self.chunk = next.ok_or_else(ended)?;
+            let holds =
+                |(start, chunk): &&(u64, Uint8Array)| (*start..start + u64::from(chunk.length())).contains(&wanted);
+            if let Some((start, chunk)) = self.recent.iter().find(holds) {
+                let from = (wanted - start) as u32;
+                let rest = u32::try_from(buf.len() - *filled).unwrap_or(u32::MAX);
+                let taken = rest.min(chunk.length() - from);
+                chunk.subarray(from, from + taken).copy_to(&mut buf[*filled..][..taken as usize]);
+                *filled += taken as usize;
+                continue;
             }
-            let ready = self.chunk.length();
-            let skipped = (wanted - self.position).min(u64::from(ready)) as u32;
-            let taken = (ready - skipped).min((buf.len() - *filled).min(u32::MAX as usize) as u32);
-            self.chunk.subarray(skipped, skipped + taken).copy_to(&mut buf[*filled..][..taken as usize]);
-            self.chunk = self.chunk.subarray(skipped + taken, ready);
-            self.position += u64::from(skipped + taken);
-            *filled += taken as usize;
+            let is_near = self.end <= wanted && wanted - self.end <= SKIP_BYTES;
+            let response = match self.response.take() {
+                Some(response) if is_near => response,
+                _ => self.reopen(wanted).await?,
+            };
+            let ended =
+                || Error::Read { what: self.url.clone(), reason: format!("the answer ends at byte {}", self.end) };
+            let chunk = response.chunk().await?.ok_or_else(ended)?;
+            self.response = Some(response);
+            self.keep(chunk);
         }
         Ok(())
+    }
+
+    /// Keeps a chunk that has come, and drops what is too far behind.
+    fn keep(&mut self, chunk: Uint8Array) {
+        let start = self.end;
+        self.end += u64::from(chunk.length());
+        self.recent.push_back((start, chunk));
+        while self.recent.get(1).is_some_and(|(second, _)| self.end - second > KEPT_BYTES) {
+            self.recent.pop_front();
+        }
     }
 
     /// A new response that begins at `offset`.
@@ -224,7 +236,8 @@ impl Ranges {
         if response.headers().get("etag") != self.etag {
             return Err(failed("the file changed while it was read"));
         }
-        (self.position, self.chunk) = (offset, Uint8Array::new_with_length(0));
+        self.recent.clear();
+        self.end = offset;
         body(&self.url, &response)
     }
 }

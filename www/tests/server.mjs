@@ -57,7 +57,7 @@ export async function serve() {
   const server = createServer((request, response) => {
     const { pathname, searchParams } = new URL(request.url, "http://localhost");
     const [folder, ...rest] = normalize(decodeURIComponent(pathname)).split("/").slice(1);
-    if (pathname === "/blank") return void response.setHeader("content-type", types[".html"]).end("<!doctype html><title>test</title>");
+    if (pathname === "/blank") return void response.setHeader("content-type", types[".html"]).end("<!doctype html><title>test</title><link rel=icon href=data:,>");
     let file = folders[folder] && join(folders[folder], ...rest);
     if (file?.endsWith("/") || (file && existsSync(file) && statSync(file).isDirectory())) file = join(file, "index.html");
     requests.push({ url: request.url, range: request.headers.range });

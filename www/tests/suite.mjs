@@ -3,6 +3,7 @@
 import { after, before, describe } from "node:test";
 import { launch } from "./browsers.mjs";
 import { checkTests } from "./checks.mjs";
+import { packageTests } from "./package.mjs";
 import { pageTests } from "./page.mjs";
 import { serve } from "./server.mjs";
 
@@ -19,6 +20,7 @@ export function suite(name) {
       await setting.server?.close();
     });
     checkTests(setting);
+    packageTests(setting);
     pageTests(setting);
   });
 }
