@@ -18,12 +18,12 @@ fn dense_logits_are_those_of_transformers() {
 
 #[test]
 fn golden_models_stream_like_the_step_by_step_reference() {
-    block_on(check::golden_nlls(&Device::Cpu, &[1, 7, 128]));
+    block_on(check::golden_nlls(&Device::Cpu, &[1, 7, 128], ""));
 }
 
 #[test]
 fn a_real_model_streams_like_an_independent_stream() {
-    block_on(check::stories_nlls(&Device::Cpu));
+    block_on(check::stories_nlls(&Device::Cpu, 399));
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn positions_beyond_32_bits_change_nothing() {
 
 #[test]
 fn chunk_size_changes_nothing() {
-    block_on(check::chunk_sizes(&Device::Cpu));
+    block_on(check::chunk_sizes(&Device::Cpu, &[2, 7, 8, 9, 33, 128]));
 }
 
 #[test]

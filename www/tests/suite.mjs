@@ -9,7 +9,7 @@ import { serve } from "./server.mjs";
 
 export function suite(name) {
   const setting = { name };
-  describe(name, { timeout: 1_200_000 }, () => {
+  describe(name, { timeout: 2_400_000 }, () => {
     before(async () => {
       setting.server = await serve();
       setting.browser = await launch(name);
