@@ -9,5 +9,6 @@ fn exponential(value: f32) -> f32 {
     // ln 2 = 355 / 512 - 2.12e-4. The first product is exact; made of integers, it is not merged with the second.
     let r = x - f32(i32(n) * 355) * 0.001953125 - n * -2.1219444e-4;
     let y = ((((1.9875691e-4 * r + 1.3981999e-3) * r + 8.333452e-3) * r + 4.1665796e-2) * r + 1.6666666e-1) * r + 0.5;
-    return (y * (r * r) + r + 1.0) * bitcast<f32>(u32(i32(n) + 127) << 23u);
+    // r + 1 first: compilers that move constants together leave this order alone
+    return (y * (r * r) + (r + 1.0)) * bitcast<f32>(u32(i32(n) + 127) << 23u);
 }

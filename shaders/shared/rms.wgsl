@@ -11,12 +11,12 @@ var<workgroup> eighths: array<f32, 64>;  // [column][8]: sums of eight of those
 fn sum_squares(first: u32, stride: u32, words: u32, invocation: u32) {
     for (var c = 0u; c < COLUMNS; c++) {
         let column = min(first + c, columns.active_ - 1u);
-        var sum = 0.0;
+        var sum = vec4<f32>(0.0); // by component: a sum of four squares at once may be reordered by a compiler
         for (var word = invocation; word < words; word += WORKGROUP) {
             let value = x[column * stride + word];
-            sum += (value.x * value.x + value.y * value.y) + (value.z * value.z + value.w * value.w);
+            sum += value * value;
         }
-        squares[c * WORKGROUP + invocation] = sum;
+        squares[c * WORKGROUP + invocation] = (sum.x + sum.z) + (sum.y + sum.w);
     }
     workgroupBarrier();
     if (invocation < 8u * COLUMNS) {

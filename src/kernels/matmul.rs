@@ -128,17 +128,20 @@ fn grow(buffer: &mut Vec<f32>, length: usize) {
     }
 }
 
-/// `1 / rms(x)`. The order of `shaders/shared/rms.wgsl`: 64 sums over words of four, eights of them, the eight eights.
+/// `1 / rms(x)`. The order of `shaders/shared/rms.wgsl`: 64 sums of words of four, eights of them, the eight eights.
 fn inverse_rms(x: &[f32], norm: Norm<'_>) -> f32 {
-    let mut sums = [0.0_f32; 64];
-    for words in x.chunks(4 * sums.len()) {
-        for (sum, x) in sums.iter_mut().zip(words.chunks_exact(4)) {
-            *sum += (x[0] * x[0] + x[1] * x[1]) + (x[2] * x[2] + x[3] * x[3]);
+    let mut sums = [0.0_f32; 4 * 64];
+    for x in x.chunks(sums.len()) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum += x * x;
         }
     }
-    let sum =
-        sums.chunks_exact(8).map(|sums| sums.iter().fold(0.0, |all, sum| all + sum)).fold(0.0, |all, sum| all + sum);
-    1.0 / (sum * (1.0 / norm.dim as f32) + norm.eps).sqrt()
+    let add = |all: f32, sum: f32| all + sum;
+    let eighths = sums.as_chunks::<32>().0.iter().map(|eighth| {
+        let words = eighth.as_chunks::<4>().0;
+        words.iter().map(|word| fold(*word)).fold(0.0, add)
+    });
+    1.0 / (eighths.fold(0.0, add) * (1.0 / norm.dim as f32) + norm.eps).sqrt()
 }
 
 thread_local! {
