@@ -54,15 +54,15 @@ fn a_long_stream_is_flat() {
     drop(text);
     tokens.truncate(TOKENS);
     assert_eq!(tokens.len(), TOKENS, "the text is long enough");
-    // A shared machine may be slower for a while: the comparison of speeds is given three chances.
-    for chance in 1..=3 {
+    // A shared machine may be slower for a while: the comparison of speeds is given five chances.
+    for chance in 1..=5 {
         let (growth, slowdown) = stream(&mut engine, &tokens);
         println!("memory {growth} bytes, last tenth against second tenth ×{slowdown:.4}");
         assert!(growth.unsigned_abs() <= 5 << 20, "resident memory changed by {growth} bytes");
         if slowdown <= 1.05 {
             return;
         }
-        assert!(chance < 3, "the last tenth took ×{slowdown:.3} of the second");
+        assert!(chance < 5, "the last tenth took ×{slowdown:.3} of the second");
     }
 }
 
