@@ -51,7 +51,7 @@ pub async fn model(name: String, device: String) {
         "tensors" => check::tensors(&device).await,
         "dense_logits" => check::dense_logits(&device).await,
         "golden_nlls" => check::golden_nlls(&device, &[128], "streaming_4").await,
-        "stories_nlls" => check::stories_nlls(&device, 100).await,
+        "stories_nlls" => check::stories_nlls(&device, 300).await,
         "stories_greedy" => check::stories_greedy(&device).await,
         "far_positions" => check::far_positions(&device).await,
         "chunk_sizes" => check::chunk_sizes(&device, &[7, 33]).await,
