@@ -15,6 +15,7 @@ fn golden(name: &str) -> String {
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sinkstream"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir()); // Mesa's driver complains if there is none
     command
 }
 
