@@ -89,12 +89,30 @@ class Block(nn.Module):
         h = self.ffn_norm(x)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
-    def forward(self, x, cos, sin):
+    def rotated(self, x, cos, sin):
+        """`qkv` with queries and keys rotated and every key-value head repeated for its group."""
         q, k, v = self.qkv(x)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         group = self.c.heads // self.c.kv_heads
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        k, v = rotate(k, cos, sin).repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        return rotate(q, cos, sin), k, v
+
+    def attend(self, x, q, k, v):
         return self.finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+    def forward(self, x, cos, sin):
+        return self.attend(x, *self.rotated(x, cos, sin))
+
+
+def sink_shortfall(q, k, share, stride=16):
+    """By how many nats the attention on place 0 stays below `share`, mean over every 16th query of every head.
+
+    A head that gives the first place at least `share` of its attention contributes nothing.
+    """
+    t = q.shape[2]
+    rows = torch.arange(stride - 1, t, stride, device=q.device)
+    scores = (q[:, :, stride - 1 :: stride] @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5
+    scores = scores.masked_fill(torch.arange(t, device=q.device)[None, :] > rows[:, None], -torch.inf)
+    return F.relu(math.log(share) - (scores[..., 0] - scores.logsumexp(-1))).mean()
 
 
 class Llama(nn.Module):
@@ -108,54 +126,33 @@ class Llama(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def init(self, seed, std=0.0, sink_logit=0.0):
-        """std 0: matrices with 1/sqrt(inputs). sink_logit: see `prefer_sink`."""
+    def init(self, seed):
+        """Matrices normal with 1/sqrt(inputs), those that write to the residual stream smaller by sqrt(2 layers)."""
         g = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
             if p.dim() < 2:
                 continue
-            s = 0.02 if name.startswith("embed") else std or p.shape[1] ** -0.5
+            s = 0.02 if name.startswith("embed") else p.shape[1] ** -0.5
             if name.endswith(("wo.weight", "down.weight")):
                 s /= math.sqrt(2 * self.c.layers)
             with torch.no_grad():
                 p.copy_(torch.randn(p.shape, generator=g) * s)
-        if sink_logit:
-            self.prefer_sink(sink_logit)
         return self
-
-    @torch.no_grad()
-    def prefer_sink(self, logit):
-        """Begin with attention at rest on the sink token: at the start its logit is about `logit` in every head.
-
-        All text tokens share the first coordinate of the embedding, the sink token has the second for itself. Queries
-        read the first, keys the second, on the two slowest pairs of the rotation, which hardly depend on the distance.
-        The blocks' last matrices begin at zero, so that it holds in all layers. These are ordinary weights, but few and
-        large, which an optimizer with steps of equal size changes slowly: training is free to keep them or not.
-        """
-        c = self.c
-        self.embed.weight[:, 0] = 0.5
-        self.embed.weight[:, 1] = 0.0
-        self.embed.weight[0] = 0.0
-        self.embed.weight[0, 1] = 3.0
-        # What a query reads once the embedding has grown to a norm of about 1.5.
-        size = (logit * c.head_dim**0.5 / (c.dim / 3)) ** 0.5
-        head = torch.zeros(c.head_dim)
-        head[-4::2] = size * 0.5**0.5
-        for block in self.blocks:
-            block.wq.weight[:, 0] = head.repeat(c.heads)
-            block.wk.weight[:, 1] = head.repeat(c.kv_heads)
-            block.wo.weight.zero_()
-            block.down.weight.zero_()
 
     def logits(self, x):
         return F.linear(self.norm(x), self.embed.weight)
 
-    def forward(self, ids, targets=None):
-        x = self.embed(ids)
+    def forward(self, ids, targets=None, share=0.0):
+        """Logits; with targets the loss of each; with share also the mean `sink_shortfall` over layers and heads."""
+        x, short = self.embed(ids), 0.0
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
         for block in self.blocks:
-            x = block(x, cos, sin)
+            q, k, v = block.rotated(x, cos, sin)
+            if share:
+                short = short + sink_shortfall(q, k, share) / self.c.layers
+            x = block.attend(x, q, k, v)
         logits = self.logits(x)
         if targets is None:
             return logits
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        return (loss, short) if share else loss

@@ -61,6 +61,12 @@ def rate(step, a):
     return lr
 
 
+def pressure(step, a):
+    """Whole until --finish's A, then in a straight line to nothing half way to B: the last steps are free of it."""
+    left = 1 - (step - a.finish[0]) / max(1, (a.finish[1] - a.finish[0]) / 2)
+    return a.pressure * min(1.0, max(0.0, left))
+
+
 def save(path, state):
     tmp = path.with_suffix(".tmp")
     torch.save(state, tmp)
@@ -80,8 +86,8 @@ def main():
     p.add_argument("--decay", type=float, default=0.3)
     p.add_argument("--clip", type=float, default=1.0)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--init-std", type=float, default=0.0, help="of the initial matrices; 0: 1/sqrt(inputs)")
-    p.add_argument("--sink-logit", type=float, default=0.0, help="initial preference for the sink token (model.py)")
+    p.add_argument("--pressure", type=float, default=0.0, help="weight of `sink_shortfall` (model.py) in the loss, until --finish's A")
+    p.add_argument("--share", type=float, default=0.6, help="of a head's attention that the pressure asks for the sink token")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--compile", action="store_true", help="torch.compile: needs a C++ compiler, 1.6 times as fast on a CPU")
     p.add_argument("--every", type=float, default=120, help="seconds between checkpoints")
@@ -106,7 +112,7 @@ def main():
     val = Pieces(Path(a.data) / "val.u16", config.context, not a.no_sink)
     val_numbers = [i * val.count // a.val_samples for i in range(min(a.val_samples, val.count))]
 
-    model = Llama(config).init(a.seed, a.init_std, a.sink_logit).to(device)
+    model = Llama(config).init(a.seed).to(device)
     forward = torch.compile(model, dynamic=False) if a.compile else model
     decayed = [q for q in model.parameters() if q.dim() >= 2]
     plain = [q for q in model.parameters() if q.dim() < 2]
@@ -115,7 +121,7 @@ def main():
     step, seconds = 0, 0.0
     fixed = ("preset", "no_sink", "steps", "batch", "lr", "warmup", "decay", "clip", "seed")
     args = {k: getattr(a, k) for k in fixed}
-    args |= {k: getattr(a, k) for k in ("init_std", "sink_logit") if getattr(a, k)}
+    args |= {k: getattr(a, k) for k in ("pressure", "share") if a.pressure}
     last = out / "last.pt"
     if last.exists():
         saved = torch.load(last, map_location=device, weights_only=True)
@@ -158,16 +164,21 @@ def main():
         for group in opt.param_groups:
             group["lr"] = lr
         x, y = train.at(step * a.batch, a.batch, a.seed)
+        weight = pressure(step, a)
         with half:
-            loss = forward(x.to(device), y.to(device)).mean()
+            if weight:
+                loss, short = forward(x.to(device), y.to(device), a.share)
+            else:
+                loss, short = forward(x.to(device), y.to(device)), torch.zeros(())
+            loss = loss.mean()
         opt.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + weight * short).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), a.clip)
         opt.step()
         step += 1
         seconds = before + time.monotonic() - begun
         if step % 10 == 0 or step == stop:
-            log(step=step, loss=round(loss.item(), 5), norm=round(norm.item(), 4), lr=round(lr, 7),
+            log(step=step, loss=round(loss.item(), 5), short=round(short.item(), 4), norm=round(norm.item(), 4), lr=round(lr, 7),
                 seconds=round(seconds, 1), tokens=step * a.batch * config.context)
         if step % a.val_every == 0 or step == end:
             log(step=step, val=round(validate(), 5))
