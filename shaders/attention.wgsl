@@ -13,6 +13,8 @@ struct Params {
     slots: u32,   // of one head of one lane of the cache
     columns: u32, // of the plan: the sinks' queries follow so many columns after the window's
     stride: u32,  // floats from one column of out to the next; even
+    reach: u32,   // most tokens that a query sees besides itself, whatever is cached
+    cap: f32,     // scores go through cap · tanh(score / cap); 0 for no cap
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -20,7 +22,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> q: array<vec2<f32>>; // [2][column][n_heads][half] pairs of f32, scaled
 @group(0) @binding(3) var<storage, read> k: array<u32>; // [lane][kv_head][slot][half] pairs, see cache.wgsl
 @group(0) @binding(4) var<storage, read> v: array<u32>; // [lane][kv_head][slot][half] pairs, see cache.wgsl
-@group(0) @binding(5) var<storage, read_write> out: array<vec2<f32>>; // [column][stride / 2], pairs [n_heads][half] of f32
+@group(0) @binding(5) var<storage, read> slopes: array<f32>; // [n_heads]: what a score loses per token of distance (ALiBi)
+@group(0) @binding(6) var<storage, read_write> out: array<vec2<f32>>; // [column][stride / 2], pairs [n_heads][half] of f32
 
 const TILE: u32 = 64u;      // slots at once: one for each invocation
 const LOWEST: f32 = -3e38;  // below every score; finite, because WGSL does not promise infinities
@@ -78,6 +81,7 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
     let cache = (column.lane * params.n_kv_heads + kv_head) * params.slots * half; // first pair of the key head
     let q_window = (workgroup.y * params.n_heads + first_head) * half;
     let q_sinks = q_window + params.columns * params.n_heads * half;
+    let oldest = column.cached - min(column.cached, params.reach); // the oldest token seen
     let seen = column.cached + 1u;
 
     var totals: array<vec3<f32>, 16>; // of item n · 64 + invocation: weighted sum of its pair, sum of the weights
@@ -86,13 +90,15 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
         maximum[invocation] = LOWEST;
     }
 
-    for (var first = 0u; first < seen; first += TILE) {
+    for (var first = oldest; first < seen; first += TILE) {
         workgroupBarrier(); // the tile before has used its weights
         let n = min(first + invocation, column.cached); // invocations behind the last token repeat it: not summed below
         let key = cache + slot_of(column, n) * half;
         let query = select(q_window, q_sinks, n < column.sinks);
         for (var head = 0u; head < params.heads; head++) {
-            scores[head * TILE + invocation] = score_of(query + head * half, key);
+            // ALiBi (Press et al., arXiv 2108.12409) with distances within the cache, as in StreamingLLM.
+            let lost = slopes[first_head + head] * f32(column.cached - n);
+            scores[head * TILE + invocation] = soft_cap(score_of(query + head * half, key), params.cap) - lost;
         }
         workgroupBarrier();
         if (invocation < 8u * params.heads) {

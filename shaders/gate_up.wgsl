@@ -1,5 +1,4 @@
-// h = silu(W_gate · x̂) ⊙ (W_up · x̂), x̂ = x / rms(x) · gain, silu(g) = g / (1 + exp(-g)): SwiGLU (Shazeer,
-// arXiv 2002.05202).
+// h = f(W_gate · x̂) ⊙ (W_up · x̂), x̂ = norm(x): the gated feed-forward (Shazeer, arXiv 2002.05202), f = silu in SwiGLU.
 //
 // Row pair i is row i of the gate and row i of the up matrix, ffn_dim rows further on. Grid: (ffn_dim · LANES / 64,
 // columns / COLUMNS, excess of x). Twin: src/kernels/gate_up.rs.
@@ -9,20 +8,20 @@ struct Params {
     blocks: u32,     // blocks of 32 weights in a row
     in_stride: u32,  // floats from one column of x to the next; a multiple of 4
     out_stride: u32, // floats from one column of h to the next
-    dim: u32,        // divisor of the mean square
-    eps: f32,        // added to it
+    dim: u32,        // dimensions of the norm
+    eps: f32,        // added to its mean square
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [column][in_stride / 4], f32, zero behind dim
-@group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>; // [blocks · 8], f32
+@group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>; // [1 or 2][blocks · 8], f32, see norm.wgsl
 @group(0) @binding(4) var<storage, read> quants: array<vec4<u32>>; // [2 · ffn_dim][blocks][words / 4], see weights.wgsl
-@group(0) @binding(5) var<storage, read> scales: array<u32>; // [2 · ffn_dim][ceil(blocks / 2)], two f16 a word
+@group(0) @binding(5) var<storage, read> scales: array<u32>; // [2 · ffn_dim][words], see weights.wgsl
 @group(0) @binding(6) var<storage, read_write> h: array<f32>; // [column][out_stride], f32
 
 fn load_input(column: u32, word: u32) -> vec4<f32> {
-    return x[column * (params.in_stride / 4u) + word] * gain[word];
+    return normed(x[column * (params.in_stride / 4u) + word], column, word, 8u * params.blocks);
 }
 
 @compute @workgroup_size(64)
@@ -37,7 +36,7 @@ fn gate_up(
         return;
     }
     let row = min(first_row + invocation / LANES, params.ffn_dim - 1u);
-    sum_squares(first_column, params.in_stride / 4u, 8u * params.blocks, invocation);
+    measure(first_column, params.in_stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
     multiply(vec2<u32>(row, params.ffn_dim + row), params.blocks, first_column, invocation);
 
     for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
@@ -45,10 +44,8 @@ fn gate_up(
         let column = first_column + c;
         let row = first_row + item % PAIRS;
         if (column < columns.active_ && row < params.ffn_dim) {
-            let y = product(item) * inverse_rms(c, params.dim, params.eps);
-            // below -80 silu is 0 to f32's last bit, and the reciprocal stays a normal number
-            let sigmoid = 1.0 / (1.0 + exponential(-max(y.x, -80.0)));
-            h[column * params.out_stride + row] = y.x * sigmoid * y.y;
+            let y = product(item) * factor_of(c, params.dim, params.eps);
+            h[column * params.out_stride + row] = activate(y.x) * y.y;
         }
     }
 }

@@ -1,5 +1,5 @@
-// x += W · input: the output projection of the attention and the down projection of the feed-forward, each with the
-// residual.
+// x += W · input + bias: the output projection of the attention and the down projection of the feed-forward, each with
+// the residual.
 //
 // Row pair i is rows 2i and 2i + 1. Grid: (pairs · LANES / 64, columns / COLUMNS, excess of x). Twin: src/kernels/project.rs.
 
@@ -10,12 +10,15 @@ struct Params {
     out_stride: u32, // floats from one column of x to the next
 }
 
+override BIAS: u32; // 0 or 1
+
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
 @group(0) @binding(2) var<storage, read> input: array<vec4<f32>>; // [column][in_stride / 4], f32, zero behind the last
 @group(0) @binding(3) var<storage, read> quants: array<vec4<u32>>; // [rows][blocks][words / 4], see weights.wgsl
-@group(0) @binding(4) var<storage, read> scales: array<u32>; // [rows][ceil(blocks / 2)], two f16 a word
-@group(0) @binding(5) var<storage, read_write> x: array<f32>; // [column][out_stride], f32
+@group(0) @binding(4) var<storage, read> scales: array<u32>; // [rows][words], see weights.wgsl
+@group(0) @binding(5) var<storage, read> bias: array<f32>; // [rows], f32; read if BIAS
+@group(0) @binding(6) var<storage, read_write> x: array<f32>; // [column][out_stride], f32
 
 fn load_input(column: u32, word: u32) -> vec4<f32> {
     return input[column * (params.in_stride / 4u) + word];
@@ -40,7 +43,10 @@ fn project(
         let column = first_column + item / PAIRS;
         let row = 2u * (first_pair + item % PAIRS);
         if (column < columns.active_ && row < params.rows) {
-            let y = product(item);
+            var y = product(item);
+            if (BIAS == 1u) {
+                y += vec2<f32>(bias[row], bias[min(row + 1u, last_row)]);
+            }
             let at = column * params.out_stride + row;
             x[at] += y.x;
             if (row < last_row) {

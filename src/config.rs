@@ -1,20 +1,22 @@
 //! The shape of a model, read from the file's metadata and checked once. After this, shapes are trusted.
 
+mod rope;
+
+pub use rope::{Rope, Scaling, slopes};
+
 use crate::error::{Error, Result};
+use crate::family::{Family, Order, Positions};
 use crate::gguf::Gguf;
 use crate::plan::MAX_COLUMNS;
 
 /// Largest head: what the rotation table and the attention kernel hold.
 pub const MAX_HEAD_DIM: u32 = 512;
 
-/// What runs, for error messages.
-const SUPPORTED: &str = "these work: llama (Llama 1 to 3.x, SmolLM2, TinyLlama, Mistral)";
-
 /// A transformer's shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `general.architecture`.
-    pub architecture: String,
+    /// What sets its family apart.
+    pub family: &'static Family,
     /// `general.name`, or the architecture.
     pub name: String,
     /// Transformer blocks.
@@ -29,17 +31,29 @@ pub struct Config {
     pub n_kv_heads: u32,
     /// Size of a head; even.
     pub head_dim: u32,
-    /// How much of a head is rotated; even.
-    pub rotary_dim: u32,
-    /// RoPE turns halves (NeoX) instead of neighbours (GGUF `llama`).
-    pub halves: bool,
-    /// RoPE base θ: pair i turns by `θ^(−2i / rotary_dim)` radians a position.
-    pub rope_base: f32,
-    /// Divides every frequency (linear scaling); 1 for none.
-    pub rope_factor: f32,
+    /// RoPE, of all layers but the local ones.
+    pub rope: Rope,
+    /// From so many cached tokens on, Phi-3's factors for long contexts count.
+    pub rope_original: u32,
+    /// What layers with a window of their own see; the last of every `family.global_every` layers is none.
+    pub local: Option<Local>,
+    /// Tokens that the model was trained to see back, itself included, in all layers.
+    pub sliding_window: Option<u32>,
+    /// `ALiBi`: the largest exponent of its slopes; 0 for none.
+    pub max_slope: f32,
+    /// Queries, keys and values are kept inside ± this.
+    pub qkv_limit: f32,
+    /// Factor on queries.
+    pub query_scale: f32,
+    /// Scores go through `cap · tanh(score / cap)`; 0 for no cap.
+    pub score_cap: f32,
+    /// As `score_cap`, of the logits.
+    pub logit_cap: f32,
+    /// Attention and feed-forward have the same input.
+    pub is_parallel: bool,
     /// Entries of the vocabulary.
     pub vocab_size: u32,
-    /// Added to the mean square in RMS norms.
+    /// Added to the mean square in norms.
     pub eps: f32,
     /// Tokens that the model was trained to see at once.
     pub context_length: u32,
@@ -47,25 +61,36 @@ pub struct Config {
     pub sink_token: Option<u32>,
 }
 
+/// What is different in layers with a window of their own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Local {
+    /// Their RoPE.
+    pub rope: Rope,
+    /// Tokens that a query sees besides itself.
+    pub reach: u32,
+}
+
 impl Config {
+    /// What is different in layer `n`, if it has a window of its own.
+    pub fn local(&self, n: u32) -> Option<&Local> {
+        let every = self.family.global_every.max(1);
+        self.local.as_ref().filter(|_| n % every < every - 1)
+    }
+
     /// Reads the shape from metadata and tensor directory.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for an architecture that we do not run, [`Error::Model`] for values that cannot be.
     pub fn new(gguf: &Gguf) -> Result<Self> {
-        let architecture = gguf.architecture()?.to_owned();
-        if architecture != "llama" {
-            let what = format!("architecture {architecture:?}");
-            return Err(Error::Unsupported { what, supported: SUPPORTED.into() });
-        }
-        let key = |name: &str| format!("{architecture}.{name}");
+        let family = Family::find(gguf.architecture()?)?;
+        let key = |name: &str| format!("{}.{name}", family.name);
         let optional = |name: &str| gguf.get_u32(&key(name));
         let required =
             |name: &str| optional(name)?.ok_or_else(|| Error::Model(format!("metadata {} is missing", key(name))));
         if let Some(experts @ 1..) = optional("expert_count")? {
             return Err(Error::Unsupported {
                 what: format!("a mixture of {experts} experts"),
-                supported: SUPPORTED.into(),
+                supported: Family::supported(),
             });
         }
 
@@ -75,27 +100,59 @@ impl Config {
         if let Some(value_length) = optional("attention.value_length")?.filter(|&length| length != head_dim) {
             return Err(Error::Model(format!("values of size {value_length} with keys of size {head_dim}")));
         }
-        let (rope_factor, rotary_dim) = (rope_factor(gguf, &architecture)?, optional("rope.dimension_count")?);
+        let float = |name: &str| gguf.get_f32(&key(name));
+        let n_layers = required("block_count")?;
+        let rotary_dim = match family.positions {
+            Positions::Slopes => 0,
+            _ => optional("rope.dimension_count")?.unwrap_or(head_dim),
+        };
+        let rope = Rope::new(gguf, family, rotary_dim)?;
+        let sliding_window = optional("attention.sliding_window")?.filter(|&window| window > 0);
+        // llama.cpp and the models' authors: the largest of each Gemma scales by dim / heads instead.
+        let is_largest_gemma = [("gemma2", 46), ("gemma3", 62)].contains(&(family.name, n_layers));
+        let scaled_by = if is_largest_gemma { dim / n_heads } else { head_dim };
+        let eps_name = if family.layer_norm { "layer_norm_epsilon" } else { "layer_norm_rms_epsilon" };
         let embedding = gguf
             .tensor("token_embd.weight")
             .ok_or_else(|| Error::Model("tensor token_embd.weight is missing".into()))?;
         let config = Self {
-            n_layers: required("block_count")?,
+            family,
+            n_layers,
             dim,
             ffn_dim: required("feed_forward_length")?,
             n_heads,
             n_kv_heads: optional("attention.head_count_kv")?.unwrap_or(n_heads),
             head_dim,
-            rotary_dim: rotary_dim.unwrap_or(head_dim),
-            halves: false,
-            rope_base: gguf.get_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
-            rope_factor,
+            rope,
+            rope_original: optional("rope.scaling.original_context_length")?.unwrap_or(u32::MAX),
+            local: match sliding_window.filter(|_| family.global_every > 0) {
+                None => None,
+                Some(window) => {
+                    let scaling = if family.head_norms { Scaling::Linear(1.0) } else { rope.scaling };
+                    let base = if family.head_norms { 10_000.0 } else { rope.base };
+                    let base = float("rope.freq_base_swa")?.unwrap_or(base);
+                    Some(Local { rope: Rope { base, scaling, ..rope }, reach: window - 1 })
+                }
+            },
+            sliding_window: sliding_window.filter(|_| family.global_every == 0),
+            max_slope: match family.positions {
+                Positions::Slopes => float("attention.max_alibi_bias")?.unwrap_or(8.0),
+                _ => 0.0,
+            },
+            qkv_limit: float("attention.clamp_kqv")?.filter(|&limit| limit > 0.0).unwrap_or(f32::MAX),
+            query_scale: 1.0 / (scaled_by as f32).sqrt(),
+            score_cap: float("attn_logit_softcapping")?.unwrap_or(0.0),
+            logit_cap: float("final_logit_softcapping")?.unwrap_or(0.0),
+            is_parallel: match family.order {
+                Order::Serial => false,
+                Order::Parallel => true,
+                Order::InFile => gguf.get_bool(&key("use_parallel_residual"))?.unwrap_or(true),
+            },
             vocab_size: embedding.shape.get(1).and_then(|&rows| u32::try_from(rows).ok()).unwrap_or(0),
-            eps: gguf.get_f32(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
+            eps: float(&format!("attention.{eps_name}"))?.unwrap_or(1e-5),
             context_length: optional("context_length")?.unwrap_or(2048),
             sink_token: gguf.get_u32("sinkstream.sink_token_id")?,
-            name: gguf.get_str("general.name")?.unwrap_or(&architecture).to_owned(),
-            architecture,
+            name: gguf.get_str("general.name")?.unwrap_or(family.name).to_owned(),
         };
         config.check()?;
         Ok(config)
@@ -124,16 +181,20 @@ impl Config {
         if self.head_dim % 2 == 1 || self.head_dim > MAX_HEAD_DIM {
             return Err(Error::Model(format!("head size {}: must be even and at most {MAX_HEAD_DIM}", self.head_dim)));
         }
-        if self.rotary_dim % 2 == 1 || self.rotary_dim > self.head_dim {
-            return Err(Error::Model(format!("{} rotated dimensions in a head of {}", self.rotary_dim, self.head_dim)));
+        if self.rope.dim % 2 == 1 || self.rope.dim > self.head_dim {
+            return Err(Error::Model(format!("{} rotated dimensions in a head of {}", self.rope.dim, self.head_dim)));
         }
-        for (name, value) in [("rope.freq_base", self.rope_base), ("rope scaling", self.rope_factor)] {
-            if !(value.is_finite() && value > 0.0) {
+        let numbers = [
+            ("norm epsilon", self.eps),
+            ("attention.max_alibi_bias", self.max_slope),
+            ("attention.clamp_kqv", self.qkv_limit),
+            ("attn_logit_softcapping", self.score_cap),
+            ("final_logit_softcapping", self.logit_cap),
+        ];
+        for (name, value) in numbers {
+            if !(value.is_finite() && value >= 0.0) {
                 return Err(Error::Model(format!("{name} = {value}")));
             }
-        }
-        if !(self.eps.is_finite() && self.eps >= 0.0) {
-            return Err(Error::Model(format!("norm epsilon {}", self.eps)));
         }
         if self.context_length < 2 {
             return Err(Error::Model(format!("context_length {}", self.context_length)));
@@ -147,19 +208,6 @@ impl Config {
 
 fn positive(name: &str, count: u32) -> Result<()> {
     if count == 0 { Err(Error::Model(format!("{name} is zero"))) } else { Ok(()) }
-}
-
-/// The divisor of linear RoPE scaling. Llama 3's scaling comes as the tensor `rope_freqs.weight` instead.
-fn rope_factor(gguf: &Gguf, architecture: &str) -> Result<f32> {
-    let key = |name: &str| format!("{architecture}.rope.{name}");
-    match gguf.get_str(&key("scaling.type"))?.unwrap_or("none") {
-        "none" => Ok(gguf.get_f32(&key("scale_linear"))?.unwrap_or(1.0)),
-        "linear" => Ok(gguf.get_f32(&key("scaling.factor"))?.unwrap_or(1.0)),
-        other => {
-            let supported = "these work: none, linear, and Llama 3's frequency factors".into();
-            Err(Error::Unsupported { what: format!("RoPE scaling {other:?}"), supported })
-        }
-    }
 }
 
 /// Which earlier tokens a token attends to.
@@ -200,7 +248,8 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Fills in the defaults of `docs`: S = 4, or 1 with a sink token; S + R = min(2048, trained context − 1).
+    /// Fills in the defaults: S = 4, or 1 with a sink token; S + R = min(2048, trained context − 1), R at most the model's
+    /// own sliding window.
     /// `expected`: the number of tokens to come, if known (dense mode).
     ///
     /// # Errors
@@ -213,6 +262,8 @@ impl Keep {
         expected: Option<u32>,
     ) -> Result<Self> {
         let capacity = 2048.min(config.context_length - 1);
+        // What a model was trained to see back, it need not see more of.
+        let most_window = config.sliding_window.map_or(u32::MAX, |window| window - 1);
         let default_sinks = if config.sink_token.is_some() { 1 } else { 4 };
         let (sinks, window) = match attention {
             Attention::Dense => {
@@ -225,11 +276,11 @@ impl Keep {
                 if sinks.is_some_and(|sinks| sinks > 0) {
                     return Err(Error::Settings("--attention window has no sinks: use --attention streaming".into()));
                 }
-                (0, window.unwrap_or(capacity))
+                (0, window.unwrap_or(capacity.min(most_window)))
             }
             Attention::Streaming | Attention::Recompute => {
                 let sinks = sinks.unwrap_or(default_sinks.min(capacity));
-                (sinks, window.unwrap_or(capacity.saturating_sub(sinks)))
+                (sinks, window.unwrap_or(capacity.saturating_sub(sinks).min(most_window)))
             }
         };
         let total = u64::from(sinks) + u64::from(window);

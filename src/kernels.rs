@@ -1,12 +1,16 @@
 //! The kernels, in the order in which a token meets them. Five make a layer: `qkv`, `attention`, `project`,
-//! `gate_up`, `project` again.
+//! `gate_up` (or `linear`), `project` again. Models that norm heads or what a block adds need `head_norm` or `add_norm`.
 
+pub mod activation;
+pub mod add_norm;
 pub mod attention;
 pub mod cache;
 pub mod embed;
 pub mod exp;
 pub mod gate_up;
-pub mod logits;
+pub mod head_norm;
+mod heads;
+pub mod linear;
 pub mod matmul;
 pub mod nll;
 pub mod project;
@@ -17,13 +21,15 @@ pub mod sample;
 use crate::kernel::Kernel;
 
 /// Every kernel.
-pub const ALL: [&Kernel; 8] = [
+pub const ALL: [&Kernel; 10] = [
     &embed::KERNEL,
     &qkv::KERNEL,
+    &head_norm::KERNEL,
     &attention::KERNEL,
     &project::KERNEL,
+    &add_norm::KERNEL,
     &gate_up::KERNEL,
-    &logits::KERNEL,
+    &linear::KERNEL,
     &nll::KERNEL,
     &sample::KERNEL,
 ];

@@ -2,7 +2,7 @@
 //!
 //! The modules in the order in which data meets them; reading them downwards is reading the program.
 //!
-//! A [`source`] gives bytes; [`gguf`] reads the header, [`config`] the model's shape from it. [`quant`] packs the weights
+//! A [`source`] gives bytes; [`gguf`] reads the header, [`config`] the model's shape from it, by its [`family`]. [`quant`] packs the weights
 //! for the GPU, [`tokenizer`] turns text to ids and [`detokenizer`] back. [`forward`] lays the model out: buffers and
 //! [`plan`]s of [`kernels`], around a [`kv_ring`] of fixed size. [`weights`] fill the buffers of an [`executor`], CPU or GPU.
 //! An [`engine`] is all of that loaded; a [`session`] is one stream of tokens on it, a [`stream`] its text.
@@ -13,6 +13,7 @@ pub mod source;
 pub mod gguf;
 
 pub mod config;
+pub mod family;
 
 pub mod quant;
 

@@ -3,10 +3,10 @@
 
 use std::fmt::Write;
 
-use crate::config::{Config, Keep, MAX_HEAD_DIM};
+use crate::config::{Config, Keep, MAX_HEAD_DIM, Rope, slopes};
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::forward::Forward;
+use crate::forward::{Forward, Given};
 use crate::gguf::Gguf;
 use crate::kernels::cache::CacheType;
 use crate::kernels::rope::turns_per_position;
@@ -19,8 +19,8 @@ use crate::weights::Directory;
 /// Bytes of logits of one chunk that are scored at once: the binding limit of a default WebGPU device.
 const MAX_LOGITS_BYTES: u64 = 128 << 20;
 
-/// The tensor of Llama 3's frequency factors.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Tensors with divisors of RoPE's frequencies: Llama 3's, and Phi-3's for few and for many tokens.
+const ROPE_FACTORS: [&str; 3] = ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// What the plans are made for, besides the model.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +58,10 @@ pub struct Model {
     pub columns: BufferId,
     /// RoPE's turns per position, one u32 for each pair.
     pub rope: BufferId,
+    /// The same in layers with a window of their own.
+    pub local_rope: BufferId,
+    /// What a score loses per token of distance, f32 for each head.
+    pub slopes: BufferId,
     /// Divisors of RoPE's frequencies, f32, if the model has some.
     pub rope_factors: Option<BufferId>,
     /// [`sample::Settings`].
@@ -89,17 +93,23 @@ impl Model {
         let mut work = |name: &str, bytes: usize| buffers.add(name, bytes as u64, Purpose::Work);
         let columns = work("columns", size_of::<ColumnsHeader>() + MAX_COLUMNS as usize * size_of::<Column>());
         let rope = work("rope", 4 * MAX_HEAD_DIM as usize / 2);
+        let local_rope = work("local_rope", 4 * MAX_HEAD_DIM as usize / 2);
+        let slopes = work("slopes", 4 * config.n_heads as usize);
         let settings = work("settings", size_of::<sample::Settings>());
         let recent = work("recent", 4 * (1 + sample::MAX_RECENT));
         let ids = work("ids", 4 * (1 + sample::MAX_BURST as usize));
         let nll = work("nll", 4 * shape.chunk as usize);
         let sizes = (slots, score_columns.max(1));
-        let forward = Forward::new(config, shape, (columns, rope), sizes, gguf, &mut directory, &mut buffers)?;
-        let rope_factors = match gguf.tensor(ROPE_FACTORS) {
-            Some(_) => Some(directory.vector(gguf, &mut buffers, ROPE_FACTORS.into(), config.rotary_dim / 2)?),
+        let given = Given { columns, rope, local_rope, slopes };
+        let forward = Forward::new(config, shape, given, sizes, gguf, &mut directory, &mut buffers)?;
+        let is_long = shape.keep.sinks + shape.keep.window >= config.rope_original;
+        let [plain, short, long] = ROPE_FACTORS;
+        let factors = [plain, if is_long { long } else { short }].into_iter().find(|name| gguf.tensor(name).is_some());
+        let rope_factors = match factors {
+            Some(name) => Some(directory.vector(gguf, &mut buffers, name.into(), config.rope.dim / 2)?),
             None => None,
         };
-        directory.check_complete(gguf)?;
+        directory.check_complete(gguf, &[short, long])?;
 
         let mut plans = vec![forward.plan("decode", 1, |plan| forward.sample(plan, settings, recent, ids))?];
         let mut series = |name: &str, most: u32, end: &dyn Fn(&mut Plan)| -> Result<Series> {
@@ -128,6 +138,8 @@ impl Model {
             score,
             columns,
             rope,
+            local_rope,
+            slopes,
             rope_factors,
             settings,
             recent,
@@ -151,18 +163,21 @@ impl Model {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         self.directory.load(source, executor, progress).await?;
-        let mut factors = vec![1.0_f32; config.rotary_dim as usize / 2];
+        let pairs = config.rope.dim / 2;
+        let mut factors = vec![1.0_f32; pairs as usize];
         if let Some(buffer) = self.rope_factors {
             executor.read(buffer, 0, bytemuck::cast_slice_mut(&mut factors)).await?;
         }
         // In f64, and rounded once: see `rope::turns_per_position`.
-        let turns = |(i, factor): (usize, &f32)| {
-            let exponent = -2.0 * i as f64 / f64::from(config.rotary_dim);
-            let radians = f64::from(config.rope_base).powf(exponent);
-            turns_per_position(radians / f64::from(config.rope_factor) / f64::from(*factor))
+        let turns = |rope: &Rope, factors: &[f32]| -> Vec<u32> {
+            let radians = (0..pairs).zip(factors).map(|(i, factor)| rope.radians(i) / f64::from(*factor));
+            radians.map(turns_per_position).collect()
         };
-        let frequencies: Vec<u32> = factors.iter().enumerate().map(turns).collect();
-        executor.write(self.rope, 0, bytemuck::cast_slice(&frequencies))
+        executor.write(self.rope, 0, bytemuck::cast_slice(&turns(&config.rope, &factors)))?;
+        if let Some(local) = &config.local {
+            executor.write(self.local_rope, 0, bytemuck::cast_slice(&turns(&local.rope, &factors)))?;
+        }
+        executor.write(self.slopes, 0, bytemuck::cast_slice(&slopes(config.n_heads, config.max_slope)))
     }
 
     /// All plans as text, one dispatch a line.

@@ -3,12 +3,17 @@
 //! [`Directory`] first says which tensor goes where, from the header alone: enough for plans and memory plans.
 //! [`Directory::load`] then reads the tensors in the file's order and packs them piece by piece.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::plan::{BufferId, Buffers, Purpose};
 use crate::quant::{BLOCK, Layout, TensorType, repack};
 use crate::source::Source;
+
+/// Most bytes of one plane of a matrix that comes in parts: the binding limit of a default WebGPU device.
+const MAX_BINDING_BYTES: u64 = 128 << 20;
 
 /// Bytes read at once: whole rows, at least one.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -43,13 +48,16 @@ pub struct Wanted {
 struct Placement {
     tensor: TensorInfo,
     kind: TensorType,
+    /// Which rows of the tensor.
+    rows: Range<u64>,
     target: Target,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Target {
     Rows { matrix: Matrix, first_row: u32 },
-    Floats(BufferId),
+    /// From this float of the buffer on.
+    Floats { buffer: BufferId, first: u64 },
 }
 
 /// Which tensor goes where.
@@ -80,10 +88,32 @@ impl Directory {
         Ok(self.place(buffers, &found, if is_uniform { first } else { Layout::F32 }))
     }
 
+    /// Places one matrix, cut into as few parts as fit into the bindings of a default WebGPU device.
+    ///
+    /// # Errors
+    /// As [`Self::stack`].
+    pub fn parts(&mut self, gguf: &Gguf, buffers: &mut Buffers, wanted: &Wanted) -> Result<Vec<Matrix>> {
+        let found = find(gguf, wanted)?;
+        let layout = Layout::for_type(found.kind);
+        let row_bytes = 4 * layout.quant_words(1, wanted.cols as usize) as u64;
+        let most = (MAX_BINDING_BYTES / row_bytes).max(1);
+        let rows = 0..u64::from(wanted.rows);
+        let parts = rows.clone().step_by(most as usize).map(|row| Found { rows: row..(row + most).min(rows.end), ..found.clone() });
+        Ok(parts.map(|part| self.place(buffers, &[part], layout)).collect())
+    }
+
+    /// Checks that the file has a tensor.
+    ///
+    /// # Errors
+    /// [`Error::Model`] that names it.
+    pub fn require(&self, gguf: &Gguf, name: &str) -> Result<()> {
+        require(gguf, name).map(|_| ())
+    }
+
     fn place(&mut self, buffers: &mut Buffers, found: &[Found<'_>], layout: Layout) -> Matrix {
         let name =
             found.iter().map(|found| found.tensor.name.trim_end_matches(".weight")).collect::<Vec<_>>().join("+");
-        let rows: u32 = found.iter().map(|found| found.wanted.rows).sum();
+        let rows = found.iter().map(Found::row_count).sum();
         let blocks = found[0].wanted.cols.div_ceil(BLOCK as u32);
         let words = u64::from(rows) * u64::from(blocks) * layout.words_per_block() as u64;
         let scale_words = if layout.has_scales() { u64::from(rows) * u64::from(blocks.div_ceil(2)) } else { 0 };
@@ -93,10 +123,40 @@ impl Directory {
         let mut first_row = 0;
         for found in found {
             let target = Target::Rows { matrix, first_row };
-            self.placements.push(Placement { tensor: found.tensor.clone(), kind: found.kind, target });
-            first_row += found.wanted.rows;
+            self.placements.push(found.at(target));
+            first_row += found.row_count();
         }
         matrix
+    }
+
+    /// Places vectors of floats behind each other, each filled up with zeros to a multiple of `align`. Those that the
+    /// file does not have stay zero.
+    ///
+    /// # Errors
+    /// As [`Self::stack`].
+    pub fn vectors(
+        &mut self,
+        gguf: &Gguf,
+        buffers: &mut Buffers,
+        wanted: &[(String, u32)],
+        align: usize,
+    ) -> Result<BufferId> {
+        let ends = wanted.iter().scan(0_u64, |end, (_, length)| {
+            *end += u64::from(*length).next_multiple_of(align as u64);
+            Some(*end)
+        });
+        let ends: Vec<u64> = ends.collect();
+        let name = wanted.iter().map(|(name, _)| name.trim_end_matches(".weight")).collect::<Vec<_>>().join("+");
+        let buffer = buffers.add(name, 4 * ends.last().copied().unwrap_or(0), Purpose::Weights);
+        for ((name, length), first) in wanted.iter().zip([0].iter().chain(&ends)) {
+            if gguf.tensor(name).is_some() {
+                let wanted = [Wanted { name: name.clone(), rows: 1, cols: *length }];
+                let found = &find_all(gguf, &wanted)?[0];
+                let target = Target::Floats { buffer, first: *first };
+                self.placements.push(found.at(target));
+            }
+        }
+        Ok(buffer)
     }
 
     /// Places a vector of `length` floats, filled up with zeros to a multiple of 32.
@@ -104,24 +164,18 @@ impl Directory {
     /// # Errors
     /// As [`Self::stack`].
     pub fn vector(&mut self, gguf: &Gguf, buffers: &mut Buffers, name: String, length: u32) -> Result<BufferId> {
-        let wanted = [Wanted { name, rows: 1, cols: length }];
-        let found = &find_all(gguf, &wanted)?[0];
-        let padded = length.next_multiple_of(BLOCK as u32);
-        let buffer = buffers.add(found.tensor.name.clone(), 4 * u64::from(padded), Purpose::Weights);
-        self.placements.push(Placement {
-            tensor: found.tensor.clone(),
-            kind: found.kind,
-            target: Target::Floats(buffer),
-        });
-        Ok(buffer)
+        require(gguf, &name)?;
+        self.vectors(gguf, buffers, &[(name, length)], BLOCK)
     }
 
-    /// Checks that the file holds nothing else.
+    /// Checks that the file holds nothing else but perhaps the `unused`.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if it holds a tensor that nothing uses: the model is not what we take it for.
-    pub fn check_complete(&self, gguf: &Gguf) -> Result<()> {
-        let is_used = |name: &str| self.placements.iter().any(|placement| placement.tensor.name == name);
+    pub fn check_complete(&self, gguf: &Gguf, unused: &[&str]) -> Result<()> {
+        let is_used = |name: &str| {
+            unused.contains(&name) || self.placements.iter().any(|placement| placement.tensor.name == name)
+        };
         match gguf.tensors.iter().find(|tensor| !is_used(&tensor.name)) {
             None => Ok(()),
             Some(tensor) => Err(Error::Unsupported {
@@ -133,7 +187,9 @@ impl Directory {
 
     /// Bytes of the tensors in the file.
     pub fn file_bytes(&self) -> u64 {
-        self.placements.iter().map(|placement| placement.tensor.bytes).sum()
+        // a tensor in several parts counts once
+        let first_parts = self.placements.iter().filter(|placement| placement.rows.start == 0);
+        first_parts.map(|placement| placement.tensor.bytes).sum()
     }
 
     /// Reads all tensors in the file's order and writes them, packed, to the executor. `progress` gets the bytes done.
@@ -149,13 +205,13 @@ impl Directory {
         self.placements.sort_by_key(|placement| placement.tensor.offset);
         let mut done = 0;
         let (mut bytes, mut quants, mut scales) = (Vec::new(), Vec::new(), Vec::new());
-        for Placement { tensor, kind, target } in &self.placements {
+        for Placement { tensor, kind, rows: of_tensor, target } in &self.placements {
             let cols = tensor.shape[0];
             let rows = tensor.shape.get(1).copied().unwrap_or(1);
             let row_bytes = tensor.bytes / rows;
             let rows_at_once = (PIECE_BYTES / row_bytes).max(1);
-            for row in (0..rows).step_by(rows_at_once as usize) {
-                let count = rows_at_once.min(rows - row) as usize;
+            for row in of_tensor.clone().step_by(rows_at_once as usize) {
+                let count = rows_at_once.min(of_tensor.end - row) as usize;
                 bytes.resize(count * row_bytes as usize, 0);
                 source.read(tensor.offset + row * row_bytes, &mut bytes).await?;
                 let layout = target.layout();
@@ -164,11 +220,17 @@ impl Directory {
                 quants.resize(count * quant_words, 0);
                 scales.resize(if layout.has_scales() { count * scale_words } else { 0 }, 0);
                 repack(*kind, &bytes, count, cols as usize, layout, &mut quants, &mut scales);
-                let (quants_to, scales_to, first_row) = target.place();
-                let at = u64::from(first_row) + row;
-                executor.write(quants_to, at * 4 * quant_words as u64, bytemuck::cast_slice(&quants))?;
-                if let Some(scales_to) = scales_to.filter(|_| layout.has_scales()) {
-                    executor.write(scales_to, at * 4 * scale_words as u64, bytemuck::cast_slice(&scales))?;
+                match *target {
+                    Target::Floats { buffer, first } => {
+                        executor.write(buffer, 4 * first, bytemuck::cast_slice(&quants[..cols as usize]))?;
+                    }
+                    Target::Rows { matrix, first_row } => {
+                        let at = u64::from(first_row) + row - of_tensor.start;
+                        executor.write(matrix.quants, at * 4 * quant_words as u64, bytemuck::cast_slice(&quants))?;
+                        if layout.has_scales() {
+                            executor.write(matrix.scales, at * 4 * scale_words as u64, bytemuck::cast_slice(&scales))?;
+                        }
+                    }
                 }
                 done += bytes.len() as u64;
                 progress(done);
@@ -182,31 +244,40 @@ impl Target {
     fn layout(self) -> Layout {
         match self {
             Self::Rows { matrix, .. } => matrix.layout,
-            Self::Floats(_) => Layout::F32,
-        }
-    }
-
-    fn place(self) -> (BufferId, Option<BufferId>, u32) {
-        match self {
-            Self::Rows { matrix, first_row } => (matrix.quants, Some(matrix.scales), first_row),
-            Self::Floats(buffer) => (buffer, None, 0),
+            Self::Floats { .. } => Layout::F32,
         }
     }
 }
 
+#[derive(Clone)]
 struct Found<'a> {
     wanted: &'a Wanted,
     tensor: &'a TensorInfo,
     kind: TensorType,
+    rows: Range<u64>,
+}
+
+impl Found<'_> {
+    fn row_count(&self) -> u32 {
+        (self.rows.end - self.rows.start) as u32
+    }
+
+    fn at(&self, target: Target) -> Placement {
+        Placement { tensor: self.tensor.clone(), kind: self.kind, rows: self.rows.clone(), target }
+    }
 }
 
 fn find_all<'a>(gguf: &'a Gguf, wanted: &'a [Wanted]) -> Result<Vec<Found<'a>>> {
     wanted.iter().map(|wanted| find(gguf, wanted)).collect()
 }
 
+fn require<'a>(gguf: &'a Gguf, name: &str) -> Result<&'a TensorInfo> {
+    gguf.tensor(name).ok_or_else(|| Error::Model(format!("tensor {name} is missing")))
+}
+
 fn find<'a>(gguf: &'a Gguf, wanted: &'a Wanted) -> Result<Found<'a>> {
     let name = &wanted.name;
-    let tensor = gguf.tensor(name).ok_or_else(|| Error::Model(format!("tensor {name} is missing")))?;
+    let tensor = require(gguf, name)?;
     let (rows, cols) = (u64::from(wanted.rows), u64::from(wanted.cols));
     let is_right = match tensor.shape[..] {
         [length] => rows == 1 && length == cols,
@@ -217,5 +288,5 @@ fn find<'a>(gguf: &'a Gguf, wanted: &'a Wanted) -> Result<Found<'a>> {
         return Err(Error::Model(format!("tensor {name} has shape {:?}, not [{cols}, {rows}]", tensor.shape)));
     }
     let kind = tensor.tensor_type()?;
-    Ok(Found { wanted, tensor, kind })
+    Ok(Found { wanted, tensor, kind, rows: 0..rows })
 }

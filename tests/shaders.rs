@@ -10,7 +10,7 @@ use sinkstream::Error;
 use sinkstream::executor::gpu::GpuExecutor;
 use sinkstream::gpu::Gpu;
 use sinkstream::kernel::{Access, Kernel};
-use sinkstream::kernels::{ALL, attention, embed, gate_up, logits, nll, project, qkv, sample};
+use sinkstream::kernels::{ALL, add_norm, attention, embed, gate_up, head_norm, linear, nll, project, qkv, sample};
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan, Purpose};
 
 /// What core WebGPU has: `unpack2x16float`, and nothing optional.
@@ -113,7 +113,7 @@ fn fields_of(kernel: &Kernel, name: &str) -> (Fields, u32) {
 #[test]
 fn params_lie_as_in_rust() {
     let params = [
-        (&embed::KERNEL, fields!(embed::Params { blocks, stride, vocab_size })),
+        (&embed::KERNEL, fields!(embed::Params { blocks, stride, rows, first_row, scale })),
         (
             &qkv::KERNEL,
             fields!(qkv::Params {
@@ -129,14 +129,39 @@ fn params_lie_as_in_rust() {
                 dim,
                 eps,
                 scale,
+                rope_scale,
+                limit,
                 slots,
                 columns
             }),
         ),
-        (&attention::KERNEL, fields!(attention::Params { n_heads, n_kv_heads, heads, half, slots, columns, stride })),
+        (
+            &head_norm::KERNEL,
+            fields!(head_norm::Params {
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                rotary_dim,
+                halves,
+                stride,
+                eps,
+                scale,
+                rope_scale,
+                slots,
+                columns
+            }),
+        ),
+        (
+            &attention::KERNEL,
+            fields!(attention::Params { n_heads, n_kv_heads, heads, half, slots, columns, stride, reach, cap }),
+        ),
+        (&add_norm::KERNEL, fields!(add_norm::Params { stride, dim, eps })),
         (&project::KERNEL, fields!(project::Params { rows, blocks, in_stride, out_stride })),
         (&gate_up::KERNEL, fields!(gate_up::Params { ffn_dim, blocks, in_stride, out_stride, dim, eps })),
-        (&logits::KERNEL, fields!(logits::Params { vocab_size, blocks, in_stride, out_stride, dim, eps })),
+        (
+            &linear::KERNEL,
+            fields!(linear::Params { rows, first_row, blocks, in_stride, out_stride, dim, eps, cap }),
+        ),
         (&nll::KERNEL, fields!(nll::Params { vocab_size, stride })),
         (&sample::KERNEL, fields!(sample::Params { vocab_size, stride, slots })),
     ];
@@ -219,7 +244,16 @@ fn all_pipelines_can_be_built() {
     for kernel in ALL {
         for layout in 0..5 {
             for (lanes, columns, cache) in [(1, 1, 0), (1, 8, 1), (4, 7, 0), (16, 1, 1), (16, 8, 0), (64, 2, 1)] {
-                let constants = [("LAYOUT", layout), ("LANES", lanes), ("COLUMNS", columns), ("CACHE_F32", cache)];
+                let (flag, activation) = (layout % 2, layout % 4);
+                let constants = [
+                    ("LAYOUT", layout),
+                    ("LANES", lanes),
+                    ("COLUMNS", columns),
+                    ("CACHE_F32", cache),
+                    ("LAYER_NORM", flag),
+                    ("BIAS", flag),
+                    ("ACTIVATION", activation),
+                ];
                 dispatches.push(dispatch(kernel, &mut buffers, 1 << 15, &constants));
             }
         }
@@ -239,7 +273,7 @@ fn all_pipelines_can_be_built() {
 fn refusal(bytes: u64, change: impl FnOnce(&mut Dispatch)) -> Error {
     let (_, gpu) = noop();
     let mut buffers = Buffers::default();
-    let mut dispatch = dispatch(&project::KERNEL, &mut buffers, bytes, &[("LAYOUT", 3), ("LANES", 1), ("COLUMNS", 1)]);
+    let mut dispatch = dispatch(&project::KERNEL, &mut buffers, bytes, &[("LAYOUT", 3), ("LANES", 1), ("COLUMNS", 1), ("BIAS", 0)]);
     change(&mut dispatch);
     let executor = pollster::block_on(GpuExecutor::new(gpu, &buffers, vec![plan(vec![dispatch])]));
     executor.expect_err("refused")
@@ -272,7 +306,7 @@ fn says_what_the_device_refuses() {
 fn notices_that_the_device_is_lost() {
     let (device, gpu) = noop();
     let mut buffers = Buffers::default();
-    let constants = [("LAYOUT", 3), ("LANES", 1), ("COLUMNS", 1)];
+    let constants = [("LAYOUT", 3), ("LANES", 1), ("COLUMNS", 1), ("BIAS", 0)];
     let dispatch = dispatch(&project::KERNEL, &mut buffers, 1 << 15, &constants);
     pollster::block_on(async {
         let mut executor = GpuExecutor::new(gpu, &buffers, vec![plan(vec![dispatch])]).await.unwrap();

@@ -103,16 +103,19 @@ class Block(nn.Module):
         return self.attend(x, *self.rotated(x, cos, sin))
 
 
-def sink_shortfall(q, k, share, stride=16):
-    """By how many nats the attention on place 0 stays below `share`, mean over every 16th query of every head.
+def outside_band(q, k, band, stride=16):
+    """How far the mean attention of a head on place 0, a, is outside `band` = (low, high), mean over the heads.
 
-    A head that gives the first place at least `share` of its attention contributes nothing.
+    In nats: log(low / a) below the band, log((1 - high) / (1 - a)) above it; over every 16th query of the batch. Single
+    queries are free: a head may be at rest on the sink token for most of them and busy for some.
     """
     t = q.shape[2]
     rows = torch.arange(stride - 1, t, stride, device=q.device)
     scores = (q[:, :, stride - 1 :: stride] @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5
     scores = scores.masked_fill(torch.arange(t, device=q.device)[None, :] > rows[:, None], -torch.inf)
-    return F.relu(math.log(share) - (scores[..., 0] - scores.logsumexp(-1))).mean()
+    rest = (scores[..., 1:].logsumexp(-1) - scores[..., 0]).sigmoid()  # of the attention: all places but 0
+    rest = rest.mean(dim=(0, 2))
+    return (F.relu((band[0] / (1 - rest)).log()) + F.relu(((1 - band[1]) / rest).log())).mean()
 
 
 class Llama(nn.Module):
@@ -142,17 +145,17 @@ class Llama(nn.Module):
     def logits(self, x):
         return F.linear(self.norm(x), self.embed.weight)
 
-    def forward(self, ids, targets=None, share=0.0):
-        """Logits; with targets the loss of each; with share also the mean `sink_shortfall` over layers and heads."""
-        x, short = self.embed(ids), 0.0
+    def forward(self, ids, targets=None, band=None):
+        """Logits; with targets the loss of each; with band also the mean of `outside_band` over the layers."""
+        x, outside = self.embed(ids), 0.0
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
         for block in self.blocks:
             q, k, v = block.rotated(x, cos, sin)
-            if share:
-                short = short + sink_shortfall(q, k, share) / self.c.layers
+            if band:
+                outside = outside + outside_band(q, k, band) / self.c.layers
             x = block.attend(x, q, k, v)
         logits = self.logits(x)
         if targets is None:
             return logits
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
-        return (loss, short) if share else loss
+        return (loss, outside) if band else loss

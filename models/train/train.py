@@ -61,12 +61,6 @@ def rate(step, a):
     return lr
 
 
-def pressure(step, a):
-    """Whole until --finish's A, then in a straight line to nothing half way to B: the last steps are free of it."""
-    left = 1 - (step - a.finish[0]) / max(1, (a.finish[1] - a.finish[0]) / 2)
-    return a.pressure * min(1.0, max(0.0, left))
-
-
 def save(path, state):
     tmp = path.with_suffix(".tmp")
     torch.save(state, tmp)
@@ -86,8 +80,10 @@ def main():
     p.add_argument("--decay", type=float, default=0.3)
     p.add_argument("--clip", type=float, default=1.0)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--pressure", type=float, default=0.0, help="weight of `sink_shortfall` (model.py) in the loss, until --finish's A")
-    p.add_argument("--share", type=float, default=0.6, help="of a head's attention that the pressure asks for the sink token")
+    p.add_argument("--pressure", type=float, default=0.0, help="weight of `outside_band` (model.py) in the loss")
+    p.add_argument("--pressure-until", type=int, default=700, help="step from which on there is no pressure")
+    p.add_argument("--band", type=float, nargs=2, default=[0.5, 0.8], metavar=("LOW", "HIGH"),
+                   help="mean attention on the sink token that the pressure asks of every head")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--compile", action="store_true", help="torch.compile: needs a C++ compiler, 1.6 times as fast on a CPU")
     p.add_argument("--every", type=float, default=120, help="seconds between checkpoints")
@@ -121,7 +117,7 @@ def main():
     step, seconds = 0, 0.0
     fixed = ("preset", "no_sink", "steps", "batch", "lr", "warmup", "decay", "clip", "seed")
     args = {k: getattr(a, k) for k in fixed}
-    args |= {k: getattr(a, k) for k in ("pressure", "share") if a.pressure}
+    args |= {k: getattr(a, k) for k in ("pressure", "pressure_until", "band") if a.pressure}
     last = out / "last.pt"
     if last.exists():
         saved = torch.load(last, map_location=device, weights_only=True)
@@ -164,21 +160,21 @@ def main():
         for group in opt.param_groups:
             group["lr"] = lr
         x, y = train.at(step * a.batch, a.batch, a.seed)
-        weight = pressure(step, a)
+        weight = a.pressure if step < a.pressure_until else 0.0
         with half:
             if weight:
-                loss, short = forward(x.to(device), y.to(device), a.share)
+                loss, outside = forward(x.to(device), y.to(device), tuple(a.band))
             else:
-                loss, short = forward(x.to(device), y.to(device)), torch.zeros(())
+                loss, outside = forward(x.to(device), y.to(device)), torch.zeros(())
             loss = loss.mean()
         opt.zero_grad(set_to_none=True)
-        (loss + weight * short).backward()
+        (loss + weight * outside).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), a.clip)
         opt.step()
         step += 1
         seconds = before + time.monotonic() - begun
         if step % 10 == 0 or step == stop:
-            log(step=step, loss=round(loss.item(), 5), short=round(short.item(), 4), norm=round(norm.item(), 4), lr=round(lr, 7),
+            log(step=step, loss=round(loss.item(), 5), outside=round(outside.item(), 4), norm=round(norm.item(), 4), lr=round(lr, 7),
                 seconds=round(seconds, 1), tokens=step * a.batch * config.context)
         if step % a.val_every == 0 or step == end:
             log(step=step, val=round(validate(), 5))

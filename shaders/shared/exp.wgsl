@@ -12,3 +12,11 @@ fn exponential(value: f32) -> f32 {
     // r + 1 first: compilers that move constants together leave this order alone
     return (y * (r * r) + (r + 1.0)) * bitcast<f32>(u32(i32(n) + 127) << 23u);
 }
+
+// cap · tanh(value / cap): keeps a value inside ±cap; 0 for no cap.
+fn soft_cap(value: f32, cap: f32) -> f32 {
+    if (cap == 0.0) {
+        return value;
+    }
+    return cap * (1.0 - 2.0 * (1.0 / (1.0 + exponential(2.0 * (value * (1.0 / cap))))));
+}

@@ -112,6 +112,11 @@ impl<'a> Call<'a> {
         self.dispatch.constant(name)
     }
 
+    /// Whether an override is 1.
+    pub fn flag(&self, name: &str) -> bool {
+        self.constant(name) == 1
+    }
+
     /// The layout of the weights: override `LAYOUT`.
     pub fn layout(&self) -> Layout {
         Layout::from_u32(self.constant("LAYOUT"))

@@ -4,6 +4,9 @@
 //! these are is arithmetic, so there is no mask: the first `sinks` tokens stand in their slots, the others lie in the
 //! ring behind the column's own slot. Sinks meet the second query (see [`super::rope`]).
 //!
+//! With slopes, a score loses so much per token of distance within the cache (ALiBi, Press et al., arXiv 2108.12409;
+//! StreamingLLM §3.2). A reach hides all but the last so-many tokens (layers with a window of their own).
+//!
 //! Tiles and sums are those of the shader, operation by operation, so that both can have the same bits.
 
 use std::cell::RefCell;
@@ -12,7 +15,7 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use super::cache::CacheType;
-use super::exp::exponential;
+use super::exp::{exponential, soft_cap};
 use super::matmul::fold;
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, read, uniform, write};
@@ -42,6 +45,10 @@ pub struct Params {
     pub columns: u32,
     /// Floats from one column of `out` to the next.
     pub stride: u32,
+    /// Most tokens that a query sees besides itself, whatever is cached.
+    pub reach: u32,
+    /// Scores go through `cap · tanh(score / cap)`; 0 for no cap.
+    pub cap: f32,
 }
 
 /// Grid: (`n_heads / heads`, columns). Override: `CACHE_F32`.
@@ -54,7 +61,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/exp.wgsl"),
         include_str!("../../shaders/attention.wgsl"),
     ],
-    bindings: &[uniform("params"), uniform("columns"), read("q"), read("k"), read("v"), write("out")],
+    bindings: &[uniform("params"), uniform("columns"), read("q"), read("k"), read("v"), read("slopes"), write("out")],
     twin,
 };
 
@@ -69,6 +76,8 @@ fn twin(call: &mut Call<'_>) {
         slots: params.slots as usize,
     };
     let q = call.input::<f32>(2);
+    let slopes = call.input::<f32>(5);
+    let (reach, cap) = (params.reach, params.cap);
     let ([out], _) = call.outputs();
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);
     let head_dim = 2 * params.half as usize;
@@ -84,7 +93,8 @@ fn twin(call: &mut Call<'_>) {
                 let queries = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
                 let head = column.lane as usize * heads + kv_head;
                 let (q_window, q_sinks) = (&q_window[queries.clone()], &q_sinks[queries]);
-                vectorised(Attend { cache: &cache, head, column, q_window, q_sinks, out });
+                let slopes = &slopes[kv_head * group..][..group];
+                vectorised(Attend { cache: &cache, head, column, q_window, q_sinks, slopes, reach, cap, out });
             },
         );
     });
@@ -121,23 +131,27 @@ thread_local! {
     static ROOM: RefCell<Room> = RefCell::default();
 }
 
-/// All query heads of one key head, for one column. `q_*` and `out`: `[group][head_dim]`.
+/// All query heads of one key head, for one column. `q_*` and `out`: `[group][head_dim]`; `slopes`: `[group]`.
 struct Attend<'a> {
     cache: &'a Cache<'a>,
     head: usize,
     column: &'a Column,
     q_window: &'a [f32],
     q_sinks: &'a [f32],
+    slopes: &'a [f32],
+    reach: u32,
+    cap: f32,
     out: &'a mut [f32],
 }
 
 impl Work for Attend<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { cache, head, column, q_window, q_sinks, out } = self;
+        let Self { cache, head, column, q_window, q_sinks, slopes, reach, cap, out } = self;
         let head_dim = 2 * cache.half;
         let group = out.len() / head_dim;
         let seen = column.cached as usize + 1;
+        let oldest = (column.cached - column.cached.min(reach)) as usize;
         let pair_of = |n: usize| (head * cache.slots + slot_of(column, cache.slots, n)) * cache.half;
         let mut room = ROOM.take(); // not a closure: it might not be inlined
         let Room { scores, state, row } = &mut room;
@@ -146,13 +160,14 @@ impl Work for Attend<'_> {
         state.clear();
         state.resize(group, (HIDDEN, 0.0));
         out.fill(0.0);
-        for first in (0..seen).step_by(TILE) {
+        for first in (oldest..seen).step_by(TILE) {
             let count = TILE.min(seen - first);
             for i in 0..count {
                 cache.kind.load(cache.k, pair_of(first + i), row);
                 let q = if first + i < column.sinks as usize { q_sinks } else { q_window };
-                for (scores, q) in scores.chunks_exact_mut(TILE).zip(q.chunks_exact(head_dim)) {
-                    scores[i] = dot(q, row);
+                let distance = (seen - 1 - first - i) as f32;
+                for ((scores, q), slope) in scores.chunks_exact_mut(TILE).zip(q.chunks_exact(head_dim)).zip(slopes) {
+                    scores[i] = soft_cap(dot(q, row), cap) - slope * distance;
                 }
             }
             let heads = scores.chunks_exact_mut(TILE).zip(out.chunks_exact_mut(head_dim)).zip(state.iter_mut());

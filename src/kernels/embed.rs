@@ -1,4 +1,4 @@
-//! `x[c] = embedding[token of c]`: the tokens' rows of the embedding, unpacked.
+//! `x[c] = scale · embedding[token of c]`: the tokens' rows of the embedding, unpacked.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -14,8 +14,12 @@ pub struct Params {
     pub blocks: u32,
     /// Floats from one column of `x` to the next.
     pub stride: u32,
-    /// Rows of the embedding.
-    pub vocab_size: u32,
+    /// Rows of this part of the embedding: a large one comes in several dispatches.
+    pub rows: u32,
+    /// First row of this part.
+    pub first_row: u32,
+    /// Factor, 1 in most models.
+    pub scale: f32,
 }
 
 /// Grid: (blocks of a row / 64, columns). Override: `LAYOUT`.
@@ -38,6 +42,14 @@ fn twin(call: &mut Call<'_>) {
     let x: &mut [f32] = bytemuck::cast_slice_mut(x);
     let blocks = params.blocks as usize;
     for (column, x) in columns.iter().zip(x.chunks_exact_mut(params.stride as usize)) {
-        unpack_row(layout, quants, scales, column.token as usize, blocks, &mut x[..blocks * BLOCK]);
+        let row = column.token.wrapping_sub(params.first_row);
+        if row >= params.rows {
+            continue;
+        }
+        let x = &mut x[..blocks * BLOCK];
+        unpack_row(layout, quants, scales, row as usize, blocks, x);
+        for x in x {
+            *x *= params.scale;
+        }
     }
 }

@@ -18,6 +18,15 @@ pub fn exponential(x: f32) -> f32 {
     (y * (r * r) + (r + 1.0)) * f32::from_bits(((n as i32 + 127) as u32) << 23)
 }
 
+/// `cap · tanh(value / cap)`: keeps a value inside ±cap (Gemma 2, arXiv 2408.00118, §2); cap 0 for no cap.
+#[inline(always)]
+pub fn soft_cap(value: f32, cap: f32) -> f32 {
+    if cap == 0.0 {
+        return value;
+    }
+    cap * (1.0 - 2.0 * (1.0 / (1.0 + exponential(2.0 * (value * (1.0 / cap))))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,6 +42,16 @@ mod tests {
         }
         assert!(worst <= 2.0, "{worst} units");
         assert_eq!(exponential(0.0), 1.0);
+    }
+
+    #[test]
+    fn soft_caps_are_hyperbolic_tangents() {
+        for i in -400..=400 {
+            let (x, cap) = (i as f32, 50.0);
+            let wanted = 50.0 * (f64::from(x) / 50.0).tanh();
+            assert!((f64::from(soft_cap(x, cap)) - wanted).abs() < 2e-5, "{x}");
+            assert_eq!(soft_cap(x, 0.0), x);
+        }
     }
 
     #[test]

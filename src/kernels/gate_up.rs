@@ -1,8 +1,8 @@
-//! `h = silu(W_gate · x̂) ⊙ (W_up · x̂)` with `x̂ = x / rms(x) · gain`: the first half of the feed-forward (`SwiGLU`).
+//! `h = f(W_gate · x̂) ⊙ (W_up · x̂)` with `x̂ = norm(x)`: the first half of the gated feed-forward (`SwiGLU` with f = silu).
 
 use bytemuck::{Pod, Zeroable};
 
-use super::exp::exponential;
+use super::activation::Activation;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, read, uniform, write};
@@ -19,21 +19,23 @@ pub struct Params {
     pub in_stride: u32,
     /// Floats from one column of `h` to the next.
     pub out_stride: u32,
-    /// Size of the model: the divisor of the mean square.
+    /// Dimensions of the norm.
     pub dim: u32,
-    /// Added to the mean square.
+    /// Added to its mean square.
     pub eps: f32,
 }
 
-/// Grid: (`ffn_dim` · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`.
+/// Grid: (`ffn_dim` · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`, `LAYER_NORM`,
+/// `ACTIVATION`.
 pub const KERNEL: Kernel = Kernel {
     name: "gate_up",
     wgsl: &[
         include_str!("../../shaders/shared/columns.wgsl"),
         include_str!("../../shaders/shared/weights.wgsl"),
-        include_str!("../../shaders/shared/rms.wgsl"),
+        include_str!("../../shaders/shared/norm.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
         include_str!("../../shaders/shared/exp.wgsl"),
+        include_str!("../../shaders/shared/activation.wgsl"),
         include_str!("../../shaders/gate_up.wgsl"),
     ],
     bindings: &[
@@ -54,10 +56,11 @@ fn twin(call: &mut Call<'_>) {
         x: call.input(2),
         stride: params.in_stride as usize,
         columns: call.columns(1).len(),
-        norm: Some(Norm { gain: call.input(3), dim: params.dim as usize, eps: params.eps }),
+        norm: Some(Norm { is_layer: call.flag("LAYER_NORM"), gain: call.input(3), dim: params.dim as usize, eps: params.eps }),
     };
     let matrix =
         Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };
+    let activation = Activation::from_constant(call.constant("ACTIVATION"));
     let ffn_dim = params.ffn_dim as usize;
     let ([h], scratch) = call.outputs();
     let h: &mut [f32] = bytemuck::cast_slice_mut(h);
@@ -66,8 +69,7 @@ fn twin(call: &mut Call<'_>) {
             let h = &mut h[c * params.out_stride as usize..][..ffn_dim];
             for (row, h) in h.iter_mut().enumerate() {
                 let (gate, up) = (product.at(c - range.start, row), product.at(c - range.start, ffn_dim + row));
-                let sigmoid = 1.0 / (1.0 + exponential(-gate.max(-80.0))); // bounds as in the shader
-                *h = gate * sigmoid * up;
+                *h = activation.apply(gate) * up;
             }
         }
     });

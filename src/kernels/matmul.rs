@@ -44,14 +44,17 @@ pub struct Input<'a> {
     pub stride: usize,
     /// Columns in use.
     pub columns: usize,
-    /// RMS norm to apply first.
+    /// The norm to apply first.
     pub norm: Option<Norm<'a>>,
 }
 
-/// `x / rms(x) · gain`, `rms² = mean(x²) + eps`. What is multiplied is `x · gain`; `1 / rms` is a factor on the products.
+/// RMS norm: `x / rms(x) · gain`, `rms² = mean(x²) + eps`. What is multiplied is `x · gain`; `1 / rms` is a factor on the
+/// products. Layer norm: `(x − mean) / sqrt(variance + eps) · gain + bias`, all of it before the product.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
-    /// One factor a dimension.
+    /// Layer norm instead of RMS norm.
+    pub is_layer: bool,
+    /// One factor a dimension, padded to whole blocks; for a layer norm the biases follow, padded alike.
     pub gain: &'a [f32],
     /// Dimensions.
     pub dim: usize,
@@ -102,10 +105,7 @@ pub fn matmul(
                 grow(&mut scratch.normed, count * width);
                 for (c, normed) in scratch.normed.chunks_exact_mut(width).take(count).enumerate() {
                     let x = &input.x[(first + c) * input.stride..][..width];
-                    factors[c] = inverse_rms(x, norm);
-                    for ((normed, x), gain) in normed.iter_mut().zip(x).zip(norm.gain) {
-                        *normed = x * gain;
-                    }
+                    factors[c] = norm.apply(x, normed);
                 }
                 (&scratch.normed[..], width)
             }
@@ -128,20 +128,40 @@ fn grow(buffer: &mut Vec<f32>, length: usize) {
     }
 }
 
-/// `1 / rms(x)`. The order of `shaders/shared/rms.wgsl`: 64 sums of words of four, eights of them, the eight eights.
-fn inverse_rms(x: &[f32], norm: Norm<'_>) -> f32 {
-    let mut sums = [0.0_f32; 4 * 64];
-    for x in x.chunks(sums.len()) {
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum += x * x;
+impl Norm<'_> {
+    /// Writes what goes into the product and gives the factor on what comes out.
+    fn apply(self, x: &[f32], normed: &mut [f32]) -> f32 {
+        let (gain, bias) = self.gain.split_at(x.len());
+        if !self.is_layer {
+            for ((normed, x), gain) in normed.iter_mut().zip(x).zip(gain) {
+                *normed = x * gain;
+            }
+            return 1.0 / (self.mean_of(x, |x| x * x) + self.eps).sqrt();
         }
+        let mean = self.mean_of(x, |x| x);
+        let variance = self.mean_of(&x[..self.dim], |x| (x - mean) * (x - mean));
+        let inverse = 1.0 / (variance + self.eps).sqrt();
+        for (((normed, x), gain), bias) in normed.iter_mut().zip(x).zip(gain).zip(bias) {
+            *normed = (x - mean) * inverse * gain + bias;
+        }
+        1.0
     }
-    let add = |all: f32, sum: f32| all + sum;
-    let eighths = sums.as_chunks::<32>().0.iter().map(|eighth| {
-        let words = eighth.as_chunks::<4>().0;
-        words.iter().map(|word| fold(*word)).fold(0.0, add)
-    });
-    1.0 / (eighths.fold(0.0, add) * (1.0 / norm.dim as f32) + norm.eps).sqrt()
+
+    /// The mean of `f(x)`. The order of `shaders/shared/norm.wgsl`: 64 sums of words of four, eights of them, the eight eights.
+    fn mean_of(self, x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+        let mut sums = [0.0_f32; 4 * 64];
+        for x in x.chunks(sums.len()) {
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum += f(*x);
+            }
+        }
+        let add = |all: f32, sum: f32| all + sum;
+        let eighths = sums.as_chunks::<32>().0.iter().map(|eighth| {
+            let words = eighth.as_chunks::<4>().0;
+            words.iter().map(|word| fold(*word)).fold(0.0, add)
+        });
+        eighths.fold(0.0, add) * (1.0 / self.dim as f32)
+    }
 }
 
 thread_local! {

@@ -1,4 +1,4 @@
-//! `x += W · input`: the output projection of the attention and the down projection of the feed-forward, each with
+//! `x += W · input + bias`: the output projection of the attention and the down projection of the feed-forward, each with
 //! the residual.
 
 use bytemuck::{Pod, Zeroable};
@@ -21,7 +21,7 @@ pub struct Params {
     pub out_stride: u32,
 }
 
-/// Grid: (row pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`.
+/// Grid: (row pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`, `BIAS`.
 pub const KERNEL: Kernel = Kernel {
     name: "project",
     wgsl: &[
@@ -30,7 +30,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/matvec.wgsl"),
         include_str!("../../shaders/project.wgsl"),
     ],
-    bindings: &[uniform("params"), uniform("columns"), read("input"), read("quants"), read("scales"), write("x")],
+    bindings: &[uniform("params"), uniform("columns"), read("input"), read("quants"), read("scales"), read("bias"), write("x")],
     twin,
 };
 
@@ -40,6 +40,7 @@ fn twin(call: &mut Call<'_>) {
         Input { x: call.input(2), stride: params.in_stride as usize, columns: call.columns(1).len(), norm: None };
     let matrix =
         Matrix { layout: call.layout(), quants: call.input(3), scales: call.input(4), blocks: params.blocks as usize };
+    let bias = call.flag("BIAS").then(|| call.input::<f32>(5));
     let rows = params.rows as usize;
     let ([x], scratch) = call.outputs();
     let x: &mut [f32] = bytemuck::cast_slice_mut(x);
@@ -47,7 +48,7 @@ fn twin(call: &mut Call<'_>) {
         for c in range.clone() {
             let x = &mut x[c * params.out_stride as usize..][..rows];
             for (row, x) in x.iter_mut().enumerate() {
-                *x += product.at(c - range.start, row);
+                *x += product.at(c - range.start, row) + bias.map_or(0.0, |bias| bias[row]);
             }
         }
     });

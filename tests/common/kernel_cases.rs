@@ -12,7 +12,7 @@ use sinkstream::gpu::Gpu;
 use sinkstream::kernel::{Access, Kernel, WORKGROUP};
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::kernels::rope::turns_per_position;
-use sinkstream::kernels::{attention, embed, gate_up, logits, nll, project, qkv, sample};
+use sinkstream::kernels::{add_norm, attention, embed, gate_up, head_norm, linear, nll, project, qkv, sample};
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, MAX_COLUMNS, Plan, Purpose};
 use sinkstream::quant::{BLOCK, Layout};
 
@@ -29,13 +29,15 @@ pub struct Summary {
 pub type Suite = (&'static str, fn() -> Cases);
 
 /// One suite a kernel.
-pub const SUITES: [Suite; 8] = [
+pub const SUITES: [Suite; 10] = [
     ("embed", embed_cases),
     ("qkv", qkv_cases),
+    ("head_norm", head_norm_cases),
     ("attention", attention_cases),
     ("project", project_cases),
+    ("add_norm", add_norm_cases),
     ("gate_up", gate_up_cases),
-    ("logits", logits_cases),
+    ("linear", linear_cases),
     ("nll", nll_cases),
     ("sample", sample_cases),
 ];
@@ -275,8 +277,21 @@ struct Cut {
 }
 
 impl Cut {
-    fn overrides(self) -> Vec<(&'static str, u32)> {
-        vec![("LAYOUT", self.layout as u32), ("LANES", self.lanes), ("COLUMNS", self.tile)]
+    /// The constants, and of the norm, the bias and the activation those that the kernel has. These go with the cut, so
+    /// that every value meets every layout without more pipelines.
+    fn overrides(self, kernel: &Kernel) -> Vec<(&'static str, u32)> {
+        let mut overrides = vec![("LAYOUT", self.layout as u32), ("LANES", self.lanes), ("COLUMNS", self.tile)];
+        let (norm, bias, activation) = self.variant();
+        let source = kernel.source();
+        let more = [("LAYER_NORM", norm), ("BIAS", bias), ("ACTIVATION", activation)];
+        overrides.extend(more.into_iter().filter(|(name, _)| source.contains(&format!("override {name}:"))));
+        overrides
+    }
+
+    /// `LAYER_NORM`, `BIAS` and `ACTIVATION`.
+    fn variant(self) -> (u32, u32, u32) {
+        let number = self.layout as u32 + self.columns.0 + self.lanes / 4;
+        (number % 2, number / 2 % 2, number % 4)
     }
 
     /// Workgroups for so many row pairs; some are folded into z, as for a large vocabulary.
@@ -332,7 +347,8 @@ fn embed_cases() -> Cases {
             let (quants, scales) = weights(&mut random, layout, vocab_size as usize, blocks);
             let active: Vec<_> =
                 (0..active).map(|_| Column { token: random.below(vocab_size), ..Column::default() }).collect();
-            let params = embed::Params { blocks: blocks as u32, stride: stride as u32, vocab_size };
+            let (first_row, scale) = (vocab_size / 3, [1.0, 2.5][layout as usize % 2]); // some tokens are in other parts
+            let params = embed::Params { blocks: blocks as u32, stride: stride as u32, rows: vocab_size / 2 + 1, first_row, scale };
             let x = random.floats(of_plan as usize * stride, 1.0);
             cases.push(
                 format!("{layout:?} {vocab_size} x {cols}, {} of {of_plan} columns", active.len()),
@@ -368,9 +384,10 @@ fn project_cases() -> Cases {
                 input(&inputs),
                 input(&quants),
                 input(&scales),
+                input(&random.floats(rows as usize, 1.0)),
                 output(&x, Compare::Float(2e-6)),
             ],
-            &cut.overrides(),
+            &cut.overrides(&project::KERNEL),
             cut.workgroups(rows.div_ceil(2)),
         );
     }
@@ -394,7 +411,7 @@ fn gate_up_cases() -> Cases {
         };
         let of_plan = cut.columns.0 as usize;
         let x = activations(&mut random, of_plan, dim as usize, in_stride);
-        let gain = random.floats(in_stride, 1.5);
+        let gain = random.floats(2 * in_stride, 1.5);
         let h = random.floats(of_plan * out_stride, 1.0);
         cases.push(
             format!("{ffn_dim} x {dim}, {cut:?}"),
@@ -408,35 +425,37 @@ fn gate_up_cases() -> Cases {
                 input(&scales),
                 output(&h, Compare::Float(5e-6)),
             ],
-            &cut.overrides(),
+            &cut.overrides(&gate_up::KERNEL),
             cut.workgroups(ffn_dim),
         );
     }
     cases
 }
 
-fn logits_cases() -> Cases {
+fn linear_cases() -> Cases {
     let mut cases = Cases::default();
     let mut random = Random::new(4);
-    for ((vocab_size, dim), cut) in cuts() {
+    for ((rows, dim), cut) in cuts() {
         let blocks = (dim as usize).div_ceil(BLOCK);
-        let (in_stride, out_stride) = (blocks * BLOCK, vocab_size as usize + 1);
-        let (quants, scales) = weights(&mut random, cut.layout, vocab_size as usize, blocks);
-        let params = logits::Params {
-            vocab_size,
+        let (in_stride, out_stride) = (blocks * BLOCK, rows as usize + 4);
+        let (quants, scales) = weights(&mut random, cut.layout, rows as usize, blocks);
+        let params = linear::Params {
+            rows,
+            first_row: 3 * cut.variant().0,
             blocks: blocks as u32,
             in_stride: in_stride as u32,
             out_stride: out_stride as u32,
             dim,
             eps: 1e-6,
+            cap: [0.0, 4.0][cut.variant().1 as usize],
         };
         let of_plan = cut.columns.0 as usize;
         let x = activations(&mut random, of_plan, dim as usize, in_stride);
-        let gain = random.floats(in_stride, 1.5);
+        let gain = random.floats(2 * in_stride, 1.5);
         let out = random.floats(of_plan * out_stride, 1.0);
         cases.push(
-            format!("{vocab_size} x {dim}, {cut:?}"),
-            &logits::KERNEL,
+            format!("{rows} x {dim}, {cut:?}"),
+            &linear::KERNEL,
             &params,
             vec![
                 columns_of(&cut.active()),
@@ -444,10 +463,11 @@ fn logits_cases() -> Cases {
                 input(&gain),
                 input(&quants),
                 input(&scales),
+                input(&random.floats(rows as usize + 4, 1.0)),
                 output(&out, Compare::Float(5e-6)),
             ],
-            &cut.overrides(),
-            cut.workgroups(vocab_size.div_ceil(2)),
+            &cut.overrides(&linear::KERNEL),
+            cut.workgroups(rows.div_ceil(2)),
         );
     }
     cases
@@ -586,6 +606,8 @@ fn push_qkv(
         dim,
         eps: 1e-5,
         scale: 1.0 / (head_dim as f32).sqrt(),
+        rope_scale: 1.3,
+        limit: [2.0, f32::MAX][cut.variant().0 as usize],
         slots,
         columns: of_plan,
     };
@@ -597,7 +619,7 @@ fn push_qkv(
     }
     let (quants, scales) = weights(random, cut.layout, 2 * pairs as usize, blocks);
     let x = activations(random, of_plan as usize, dim as usize, stride);
-    let gain = random.floats(stride, 1.5);
+    let gain = random.floats(2 * stride, 1.5);
     let q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 1.0);
     let pairs_of_cache = (lanes_of_cache * n_kv_heads * slots * half) as usize;
     let (k, v) = (cached(random, cache, pairs_of_cache), cached(random, cache, pairs_of_cache));
@@ -605,7 +627,7 @@ fn push_qkv(
         CacheType::F16 => Compare::Halves,
         CacheType::F32 => Compare::Float(5e-6),
     };
-    let mut overrides = cut.overrides();
+    let mut overrides = cut.overrides(&qkv::KERNEL);
     overrides.push(("CACHE_F32", u32::from(cache == CacheType::F32)));
     cases.push(
         format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {stream:?} from {start}, part {part:?}"),
@@ -618,6 +640,7 @@ fn push_qkv(
             input(&gain),
             input(&quants),
             input(&scales),
+            input(&random.floats(2 * (first_pair + pairs) as usize, 1.0)),
             output(&q, Compare::Float(5e-6)),
             output(&k, compare),
             output(&v, compare),
@@ -625,6 +648,81 @@ fn push_qkv(
         &overrides,
         cut.workgroups(pairs),
     );
+}
+
+fn head_norm_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(9);
+    for (i, heads) in HEADS.into_iter().enumerate() {
+        let Heads { n_heads, n_kv_heads, head_dim, rotary_dim, halves } = heads;
+        let (of_plan, active) = [(1, 1), (9, 8), (8, 3)][i % 3];
+        let (sinks, window, written, start) = [(0, 40, 0, 0), (1, 20, 77, 5000), (4, 9, 2, u32::MAX - 3)][i % 3];
+        let slots = sinks + window + of_plan;
+        let cache = [CacheType::F16, CacheType::F32][i % 2];
+        let stride = ((n_heads + 2 * n_kv_heads) * head_dim).next_multiple_of(32);
+        let params = head_norm::Params {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            rotary_dim,
+            halves,
+            stride,
+            eps: 1e-6,
+            scale: 0.3,
+            rope_scale: 1.2,
+            slots,
+            columns: of_plan,
+        };
+        let columns = streaming_columns(active, (sinks, window, written), start, slots);
+        let rope: Vec<_> = (0..256).map(|_| random.word()).collect();
+        let raw = activations(&mut random, of_plan as usize, stride as usize, stride as usize);
+        let gain = random.floats(2 * head_dim.next_multiple_of(32) as usize, 1.5);
+        let q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 1.0);
+        let pairs = (2 * n_kv_heads * slots * head_dim / 2) as usize;
+        let (k, v) = (cached(&mut random, cache, pairs), cached(&mut random, cache, pairs));
+        let compare = [Compare::Halves, Compare::Float(5e-6)][i % 2];
+        cases.push(
+            format!("{heads:?}, {cache:?}, {active} of {of_plan} columns"),
+            &head_norm::KERNEL,
+            &params,
+            vec![
+                columns_of(&columns),
+                input(&rope),
+                input(&raw),
+                input(&gain),
+                output(&q, Compare::Float(5e-6)),
+                output(&k, compare),
+                output(&v, compare),
+            ],
+            &[("CACHE_F32", u32::from(cache == CacheType::F32))],
+            [n_heads + 2 * n_kv_heads, of_plan, 1],
+        );
+    }
+    cases
+}
+
+fn add_norm_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(10);
+    for (dim, of_plan, active) in [(1, 1, 1), (31, 2, 2), (64, 9, 5), (65, 1, 1), (1000, 128, 70)] {
+        let stride = dim + 3;
+        let mut floats = || random.floats((of_plan * stride) as usize, 2.0);
+        let (y, x) = (floats(), floats());
+        cases.push(
+            format!("{dim}, {active} of {of_plan} columns"),
+            &add_norm::KERNEL,
+            &add_norm::Params { stride, dim, eps: 1e-5 },
+            vec![
+                columns_of(&vec![Column::default(); active]),
+                input(&random.floats(dim as usize, 1.5)),
+                output(&y, Compare::Float(5e-6)),
+                output(&x, Compare::Float(5e-6)),
+            ],
+            &[],
+            [1, of_plan, 1],
+        );
+    }
+    cases
 }
 
 /// A cache full of random pairs.
@@ -674,8 +772,18 @@ fn attention_cases() -> Cases {
             let slots = sinks + window + of_plan;
             let cache = [CacheType::F16, CacheType::F32][(i + j) % 2];
             let stride = (n_heads * head_dim).next_multiple_of(32);
-            let params =
-                attention::Params { n_heads, n_kv_heads, heads: of_workgroup, half, slots, columns: of_plan, stride };
+            let params = attention::Params {
+                n_heads,
+                n_kv_heads,
+                heads: of_workgroup,
+                half,
+                slots,
+                columns: of_plan,
+                stride,
+                reach: [u32::MAX, u32::MAX, 37, 0][(i + 2 * j) % 4],
+                cap: [0.0, 0.0, 5.0][(i + j) % 3],
+            };
+            let slopes = random.floats(n_heads as usize, [0.0, 0.2][j % 2]);
             let columns = streaming_columns(active, (sinks, window, written), 0, slots);
             let pairs = (2 * n_kv_heads * slots * half) as usize;
             let mut q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 4.0 / (head_dim as f32).sqrt());
@@ -689,11 +797,11 @@ fn attention_cases() -> Cases {
             let out = random.floats((of_plan * stride) as usize, 1.0);
             cases.push(
                 format!(
-                    "{heads:?} by {of_workgroup}, {cache:?}, {sinks} + {window}, {written} written, {active} of {of_plan} columns"
+                    "{heads:?} by {of_workgroup}, {cache:?}, {sinks} + {window}, {written} written, {active} of {of_plan} columns, {params:?}"
                 ),
                 &attention::KERNEL,
                 &params,
-                vec![columns_of(&columns), input(&q), input(&k), input(&v), output(&out, Compare::Float(3e-6))],
+                vec![columns_of(&columns), input(&q), input(&k), input(&v), input(&slopes), output(&out, Compare::Float(3e-6))],
                 &[("CACHE_F32", u32::from(cache == CacheType::F32))],
                 [n_heads / of_workgroup, of_plan, 1],
             );

@@ -1,0 +1,70 @@
+// out = f(W · norm(x) + bias): a score for every entry of the vocabulary, the inner layer of a feed-forward without
+// gates, or queries, keys and values that are not ready for the cache yet.
+//
+// Row pair i is rows 2i and 2i + 1. Grid: (pairs · LANES / 64, columns / COLUMNS, excess of x). Twin: src/kernels/linear.rs.
+
+struct Params {
+    rows: u32,       // rows of W
+    first_row: u32,  // of W among those of out: a large W comes in several dispatches
+    blocks: u32,     // blocks of 32 weights in a row
+    in_stride: u32,  // floats from one column of x to the next; a multiple of 4
+    out_stride: u32, // floats from one column of out to the next
+    dim: u32,        // dimensions of the norm
+    eps: f32,        // added to its mean square
+    cap: f32,        // results go through cap · tanh(y / cap); 0 for no cap
+}
+
+override BIAS: u32; // 0 or 1
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [column][in_stride / 4], f32, zero behind dim
+@group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>; // [1 or 2][blocks · 8], f32, see norm.wgsl
+@group(0) @binding(4) var<storage, read> quants: array<vec4<u32>>; // [rows][blocks][words / 4], see weights.wgsl
+@group(0) @binding(5) var<storage, read> scales: array<u32>; // [rows][words], see weights.wgsl
+@group(0) @binding(6) var<storage, read> bias: array<f32>; // [rows of out], f32; read if BIAS
+@group(0) @binding(7) var<storage, read_write> out: array<f32>; // [column][out_stride], f32
+
+fn load_input(column: u32, word: u32) -> vec4<f32> {
+    return normed(x[column * (params.in_stride / 4u) + word], column, word, 8u * params.blocks);
+}
+
+fn finish(y: f32, row: u32) -> f32 {
+    var sum = y;
+    if (BIAS == 1u) {
+        sum += bias[row];
+    }
+    return soft_cap(activate(sum), params.cap);
+}
+
+@compute @workgroup_size(64)
+fn linear(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let first_pair = (workgroup.x + workgroup.z * grid.x) * PAIRS;
+    let first_column = workgroup.y * COLUMNS;
+    if (2u * first_pair >= params.rows || first_column >= columns.active_) {
+        return;
+    }
+    let last_row = params.rows - 1u;
+    let row = 2u * (first_pair + invocation / LANES);
+    measure(first_column, params.in_stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
+    multiply(min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)), params.blocks, first_column, invocation);
+
+    for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
+        let c = item / PAIRS;
+        let column = first_column + c;
+        let row = 2u * (first_pair + item % PAIRS);
+        if (column < columns.active_ && row < params.rows) {
+            let y = product(item) * factor_of(c, params.dim, params.eps);
+            let to = params.first_row + row;
+            let at = column * params.out_stride + to;
+            out[at] = finish(y.x, to);
+            if (row < last_row) {
+                out[at + 1u] = finish(y.y, to + 1u);
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+// The norm in front of a product, of the columns of a workgroup, through workgroup memory.
+//
+// RMS norm: x / rms · gain, rms² = mean(x²) + eps; 1 / rms multiplies the finished products: (W · (x · gain)) / rms.
+// Layer norm: (x - mean) / sqrt(variance + eps) · gain + bias, all of it before the product; `gain` holds gain, then bias.
+// Every workgroup computes it anew from x, which stays in the caches: cheaper than a dispatch of its own. The kernel
+// binds x: array<vec4<f32>>, [column][stride / 4], zero behind `dim`, and gain: array<vec4<f32>>, [1 or 2][words].
+// Twin: `Norm` in src/kernels/matmul.rs.
+
+override LAYER_NORM: u32; // 0 or 1
+
+var<workgroup> parts: array<f32, 512>;  // [column][invocation]: sum of its share of x or x²
+var<workgroup> eighths: array<f32, 64>; // [column][8]: sums of eight of those
+var<workgroup> means: array<f32, 8>;    // [column], layer norm only
+var<workgroup> inverses: array<f32, 8>; // [column]: 1 / sqrt(variance + eps), layer norm only
+var<private> first_of_tile: u32;        // first column of the workgroup
+
+// Sums of x or of squares (of the distance from the mean) into `eighths`. `stride`, `words`: vec4 from one column to
+// the next, and in one; `dim`: floats that count.
+fn add_up(stride: u32, words: u32, dim: u32, invocation: u32, is_square: bool) {
+    for (var c = 0u; c < COLUMNS; c++) {
+        let column = min(first_of_tile + c, columns.active_ - 1u);
+        var sum = vec4<f32>(0.0); // by component: a sum of four squares at once may be reordered by a compiler
+        for (var word = invocation; word < words; word += WORKGROUP) {
+            var value = x[column * stride + word];
+            if (LAYER_NORM == 1u && is_square) {
+                let index = vec4<u32>(4u * word) + vec4<u32>(0u, 1u, 2u, 3u);
+                value = select(vec4<f32>(0.0), value - means[c], index < vec4<u32>(dim));
+            }
+            sum += value * select(vec4<f32>(1.0), value, is_square);
+        }
+        parts[c * WORKGROUP + invocation] = (sum.x + sum.z) + (sum.y + sum.w);
+    }
+    workgroupBarrier();
+    if (invocation < 8u * COLUMNS) {
+        var sum = 0.0;
+        for (var i = 0u; i < 8u; i++) {
+            sum += parts[8u * invocation + i];
+        }
+        eighths[invocation] = sum;
+    }
+    workgroupBarrier();
+}
+
+// Mean of what `add_up` added for column `c` of the workgroup.
+fn mean_of(c: u32, dim: u32) -> f32 {
+    var sum = 0.0;
+    for (var i = 0u; i < 8u; i++) {
+        sum += eighths[8u * c + i];
+    }
+    return sum * (1.0 / f32(dim)); // adapters divide by multiplying with the reciprocal
+}
+
+// Gets ready for `normed` and `factor_of`; every invocation of the workgroup must call it.
+fn measure(first: u32, stride: u32, words: u32, dim: u32, eps: f32, invocation: u32) {
+    first_of_tile = first;
+    if (LAYER_NORM == 1u) {
+        add_up(stride, words, dim, invocation, false);
+        if (invocation < COLUMNS) {
+            means[invocation] = mean_of(invocation, dim);
+        }
+        workgroupBarrier();
+    }
+    add_up(stride, words, dim, invocation, true);
+    if (LAYER_NORM == 1u) {
+        if (invocation < COLUMNS) {
+            inverses[invocation] = 1.0 / sqrt(mean_of(invocation, dim) + eps);
+        }
+        workgroupBarrier();
+    }
+}
+
+// Four inputs of a column as they go into the product. `words`: vec4 of the gain.
+fn normed(value: vec4<f32>, column: u32, word: u32, words: u32) -> vec4<f32> {
+    if (LAYER_NORM == 1u) {
+        let c = column - first_of_tile;
+        return (value - means[c]) * inverses[c] * gain[word] + gain[words + word];
+    }
+    return value * gain[word];
+}
+
+// What multiplies the products of column `c` of the workgroup.
+fn factor_of(c: u32, dim: u32, eps: f32) -> f32 {
+    if (LAYER_NORM == 1u) {
+        return 1.0;
+    }
+    return 1.0 / sqrt(mean_of(c, dim) + eps);
+}

@@ -1,0 +1,303 @@
+//! The dispatches of a forward pass, one method a kernel.
+
+use bytemuck::{Pod, bytes_of};
+
+use super::{Forward, Layer, Linear, padded};
+use crate::config::Rope;
+use crate::family::Positions;
+use crate::kernel::{Kernel, WORKGROUP};
+use crate::kernels::activation::Activation;
+use crate::kernels::cache::CacheType;
+use crate::kernels::{add_norm, attention, embed, gate_up, head_norm, linear, nll, project, qkv, sample};
+use crate::plan::{BufferId, Dispatch, Plan};
+use crate::quant::BLOCK;
+use crate::weights::Matrix;
+
+/// A norm, a matrix and what follows it: what `linear` computes.
+struct Normed<'a> {
+    gain: BufferId,
+    matrices: &'a [Matrix],
+    bias: Option<BufferId>,
+    activation: Activation,
+    cap: f32,
+    out: BufferId,
+    rows: u32,
+}
+
+impl Forward<'_> {
+    pub(super) fn embed(&self, plan: &mut Plan) {
+        let dim = self.config.dim;
+        let mut first_row = 0;
+        for matrix in &self.embedding {
+            let params = embed::Params {
+                blocks: matrix.blocks,
+                stride: padded(dim),
+                rows: matrix.rows,
+                first_row,
+                scale: if self.config.family.scaled_embedding { (dim as f32).sqrt() } else { 1.0 },
+            };
+            first_row += matrix.rows;
+            let buffers = [self.given.columns, matrix.quants, matrix.scales, self.x];
+            let workgroups = [matrix.blocks.div_ceil(WORKGROUP), plan.columns, 1];
+            let overrides = [("LAYOUT", matrix.layout as u32)];
+            push(plan, &embed::KERNEL, "token_embd", &params, &buffers, &overrides, workgroups);
+        }
+    }
+
+    /// Queries, keys and values; in two steps where heads are normed.
+    pub(super) fn qkv(&self, plan: &mut Plan, label: &str, layer: &Layer) {
+        let config = self.config;
+        if let Some(gains) = layer.head_gains {
+            self.linear(plan, &format!("{label}.attn_qkv"), &Normed {
+                gain: layer.attn_norm,
+                matrices: &layer.qkv,
+                bias: layer.qkv_bias,
+                activation: Activation::None,
+                cap: 0.0,
+                out: self.raw,
+                rows: (config.n_heads + 2 * config.n_kv_heads) * config.head_dim,
+            });
+            self.head_norm(plan, label, layer, gains);
+            return;
+        }
+        let mut first_pair = 0;
+        for matrix in &layer.qkv {
+            let params = qkv::Params {
+                n_heads: config.n_heads,
+                n_kv_heads: config.n_kv_heads,
+                head_dim: config.head_dim,
+                rotary_dim: config.rope.dim,
+                halves: u32::from(config.family.positions == Positions::Halves),
+                first_pair,
+                pairs: matrix.rows / 2,
+                blocks: matrix.blocks,
+                stride: padded(config.dim),
+                dim: config.dim,
+                eps: config.eps,
+                scale: config.query_scale,
+                rope_scale: rope_scale(config.rope),
+                limit: config.qkv_limit,
+                slots: self.slots,
+                columns: plan.columns,
+            };
+            first_pair += params.pairs;
+            let buffers = [
+                self.given.columns,
+                layer.rope,
+                self.x,
+                layer.attn_norm,
+                matrix.quants,
+                matrix.scales,
+                layer.qkv_bias.unwrap_or(self.none),
+                self.q,
+                layer.k,
+                layer.v,
+            ];
+            let overrides = [self.layer_norm(), bias(layer.qkv_bias), self.cache_override()];
+            self.push_matrix(plan, &qkv::KERNEL, label, &params, &buffers, matrix, &overrides, params.pairs);
+        }
+    }
+
+    fn head_norm(&self, plan: &mut Plan, label: &str, layer: &Layer, gains: BufferId) {
+        let config = self.config;
+        let heads = config.n_heads + 2 * config.n_kv_heads;
+        let params = head_norm::Params {
+            n_heads: config.n_heads,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            rotary_dim: config.rope.dim,
+            halves: u32::from(config.family.positions == Positions::Halves),
+            stride: padded(heads * config.head_dim),
+            eps: config.eps,
+            scale: config.query_scale,
+            rope_scale: rope_scale(config.rope),
+            slots: self.slots,
+            columns: plan.columns,
+        };
+        let buffers = [self.given.columns, layer.rope, self.raw, gains, self.q, layer.k, layer.v];
+        let workgroups = [heads, plan.columns, 1];
+        push(plan, &head_norm::KERNEL, label, &params, &buffers, &[self.cache_override()], workgroups);
+    }
+
+    pub(super) fn attention(&self, plan: &mut Plan, label: &str, layer: &Layer) {
+        let (config, half) = (self.config, self.config.head_dim / 2);
+        let group = config.n_heads / config.n_kv_heads;
+        let fits = |heads: &u32| group.is_multiple_of(*heads) && heads * half <= attention::MAX_ITEMS;
+        let heads = (1..=attention::MAX_HEADS).rev().find(fits).unwrap_or(1);
+        let params = attention::Params {
+            n_heads: config.n_heads,
+            n_kv_heads: config.n_kv_heads,
+            heads,
+            half,
+            slots: self.slots,
+            columns: plan.columns,
+            stride: padded(config.n_heads * config.head_dim),
+            reach: layer.reach,
+            cap: config.score_cap,
+        };
+        let buffers = [self.given.columns, self.q, layer.k, layer.v, self.given.slopes, self.attended];
+        let workgroups = [config.n_heads / heads, plan.columns, 1];
+        push(plan, &attention::KERNEL, label, &params, &buffers, &[self.cache_override()], workgroups);
+    }
+
+    /// Adds a product to the residual stream; in two steps where it is normed first.
+    pub(super) fn project(&self, plan: &mut Plan, label: &str, input: BufferId, linear: &Linear) {
+        let (matrix, stride) = (&linear.matrix, padded(self.config.dim));
+        let params = project::Params {
+            rows: matrix.rows,
+            blocks: matrix.blocks,
+            in_stride: matrix.blocks * BLOCK as u32,
+            out_stride: stride,
+        };
+        let to = if linear.post_norm.is_some() { self.added } else { self.x };
+        let none = linear.bias.unwrap_or(self.none);
+        let buffers = [self.given.columns, input, matrix.quants, matrix.scales, none, to];
+        let pairs = matrix.rows.div_ceil(2);
+        self.push_matrix(plan, &project::KERNEL, label, &params, &buffers, matrix, &[bias(linear.bias)], pairs);
+        if let Some(gain) = linear.post_norm {
+            let params = add_norm::Params { stride, dim: self.config.dim, eps: self.config.eps };
+            let buffers = [self.given.columns, gain, self.added, self.x];
+            push(plan, &add_norm::KERNEL, label, &params, &buffers, &[], [1, plan.columns, 1]);
+        }
+    }
+
+    /// The inner layer of the feed-forward.
+    pub(super) fn up(&self, plan: &mut Plan, label: &str, layer: &Layer) {
+        let (config, up) = (self.config, &layer.up);
+        if !config.family.gated {
+            self.linear(plan, &format!("{label}.ffn_up"), &Normed {
+                gain: layer.ffn_norm,
+                matrices: &[up.matrix],
+                bias: up.bias,
+                activation: config.family.activation,
+                cap: 0.0,
+                out: self.h,
+                rows: config.ffn_dim,
+            });
+            return;
+        }
+        let params = gate_up::Params {
+            ffn_dim: config.ffn_dim,
+            blocks: up.matrix.blocks,
+            in_stride: padded(config.dim),
+            out_stride: padded(config.ffn_dim),
+            dim: config.dim,
+            eps: config.eps,
+        };
+        let buffers =
+            [self.given.columns, self.x, layer.ffn_norm, up.matrix.quants, up.matrix.scales, self.h];
+        let overrides = [self.layer_norm(), ("ACTIVATION", config.family.activation as u32)];
+        self.push_matrix(plan, &gate_up::KERNEL, label, &params, &buffers, &up.matrix, &overrides, config.ffn_dim);
+    }
+
+    fn linear(&self, plan: &mut Plan, label: &str, normed: &Normed<'_>) {
+        let config = self.config;
+        let mut first_row = 0;
+        for matrix in normed.matrices {
+            let params = linear::Params {
+                rows: matrix.rows,
+                first_row,
+                blocks: matrix.blocks,
+                in_stride: padded(config.dim),
+                out_stride: padded(normed.rows),
+                dim: config.dim,
+                eps: config.eps,
+                cap: normed.cap,
+            };
+            first_row += matrix.rows;
+            let none = normed.bias.unwrap_or(self.none);
+            let buffers = [self.given.columns, self.x, normed.gain, matrix.quants, matrix.scales, none, normed.out];
+            let overrides = [self.layer_norm(), bias(normed.bias), ("ACTIVATION", normed.activation as u32)];
+            let pairs = matrix.rows.div_ceil(2);
+            self.push_matrix(plan, &linear::KERNEL, label, &params, &buffers, matrix, &overrides, pairs);
+        }
+    }
+
+    fn logits(&self, plan: &mut Plan) {
+        self.linear(plan, "output", &Normed {
+            gain: self.output_norm,
+            matrices: &self.output,
+            bias: self.output_bias,
+            activation: Activation::None,
+            cap: self.config.logit_cap,
+            out: self.logits,
+            rows: self.config.vocab_size,
+        });
+    }
+
+    pub(crate) fn score(&self, plan: &mut Plan, nll: BufferId) {
+        self.logits(plan);
+        let params = nll::Params { vocab_size: self.config.vocab_size, stride: padded(self.config.vocab_size) };
+        let workgroups = [1, plan.columns, 1];
+        push(plan, &nll::KERNEL, "score", &params, &[self.given.columns, self.logits, nll], &[], workgroups);
+    }
+
+    pub(crate) fn sample(&self, plan: &mut Plan, settings: BufferId, recent: BufferId, ids: BufferId) {
+        self.logits(plan);
+        let params = sample::Params {
+            vocab_size: self.config.vocab_size,
+            stride: padded(self.config.vocab_size),
+            slots: self.slots,
+        };
+        let buffers = [settings, self.given.columns, self.logits, recent, ids];
+        push(plan, &sample::KERNEL, "sample", &params, &buffers, &[], [1, 1, 1]);
+    }
+
+    fn cache_override(&self) -> (&'static str, u32) {
+        ("CACHE_F32", u32::from(self.shape.cache == CacheType::F32))
+    }
+
+    fn layer_norm(&self) -> (&'static str, u32) {
+        ("LAYER_NORM", u32::from(self.config.family.layer_norm))
+    }
+
+    /// A dispatch over the row pairs of a matrix.
+    #[allow(clippy::too_many_arguments, reason = "what makes a dispatch")]
+    fn push_matrix<P: Pod>(
+        &self,
+        plan: &mut Plan,
+        kernel: &'static Kernel,
+        label: &str,
+        params: &P,
+        buffers: &[BufferId],
+        matrix: &Matrix,
+        more: &[(&'static str, u32)],
+        pairs: u32,
+    ) {
+        let columns = plan.columns.min(8);
+        let mut overrides = vec![("LAYOUT", matrix.layout as u32), ("LANES", self.shape.lanes), ("COLUMNS", columns)];
+        overrides.extend(more);
+        let tiles = pairs.div_ceil(WORKGROUP / self.shape.lanes);
+        let across = tiles.min(1 << 15); // beyond a device's 65,535 workgroups the tiles go on in z
+        let workgroups = [across, plan.columns.div_ceil(columns), tiles.div_ceil(across)];
+        push(plan, kernel, label, params, buffers, &overrides, workgroups);
+    }
+}
+
+fn bias(bias: Option<BufferId>) -> (&'static str, u32) {
+    ("BIAS", u32::from(bias.is_some()))
+}
+
+/// The factor that queries take over for the keys: keys in the cache have none.
+fn rope_scale(rope: Rope) -> f32 {
+    rope.magnitude * rope.magnitude
+}
+
+fn push<P: Pod>(
+    plan: &mut Plan,
+    kernel: &'static Kernel,
+    label: &str,
+    params: &P,
+    buffers: &[BufferId],
+    overrides: &[(&'static str, u32)],
+    workgroups: [u32; 3],
+) {
+    plan.dispatches.push(Dispatch {
+        kernel,
+        label: label.into(),
+        params: bytes_of(params).to_vec(),
+        buffers: buffers.to_vec(),
+        overrides: overrides.to_vec(),
+        workgroups,
+    });
+}

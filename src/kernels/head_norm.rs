@@ -1,0 +1,115 @@
+//! An RMS norm over each head of queries and keys, then what [`super::qkv`] does with its products: turned, and into the
+//! ring. For models that norm their heads (Qwen3, Gemma 3): the norm needs a whole head.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::add_norm::sum_of_workgroup;
+use super::cache::CacheType;
+use super::heads::Heads;
+use crate::executor::cpu::Call;
+use crate::kernel::{Kernel, WORKGROUP, read, uniform, write};
+use crate::quant::BLOCK;
+
+/// Mirrors `Params` in `shaders/head_norm.wgsl`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Params {
+    /// Query heads.
+    pub n_heads: u32,
+    /// Key and value heads.
+    pub n_kv_heads: u32,
+    /// Size of a head; even; dimensions of the norm.
+    pub head_dim: u32,
+    /// How much of a head is rotated; even, at most `head_dim`.
+    pub rotary_dim: u32,
+    /// 0: pairs are neighbours. 1: halves.
+    pub halves: u32,
+    /// Floats from one column of `raw` to the next.
+    pub stride: u32,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Factor on queries, often `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// Factor on what is rotated of queries: `YaRN`'s on queries and keys together.
+    pub rope_scale: f32,
+    /// Slots of one head of one lane of the cache.
+    pub slots: u32,
+    /// Columns of the plan.
+    pub columns: u32,
+}
+
+/// Grid: (`n_heads + 2 · n_kv_heads`, columns). Override: `CACHE_F32`. `raw` is `[column][stride]`: queries, keys and values in
+/// rows; `gain` is `[2][head_dim rounded up to 32]`, of queries and of keys; `q`, `k`, `v` as in [`super::qkv`].
+pub const KERNEL: Kernel = Kernel {
+    name: "head_norm",
+    wgsl: &[
+        include_str!("../../shaders/shared/columns.wgsl"),
+        include_str!("../../shaders/shared/rope.wgsl"),
+        include_str!("../../shaders/shared/cache.wgsl"),
+        include_str!("../../shaders/shared/heads.wgsl"),
+        include_str!("../../shaders/shared/sum.wgsl"),
+        include_str!("../../shaders/head_norm.wgsl"),
+    ],
+    bindings: &[
+        uniform("params"),
+        uniform("columns"),
+        uniform("rope"),
+        read("raw"),
+        read("gain"),
+        write("q"),
+        write("k"),
+        write("v"),
+    ],
+    twin,
+};
+
+fn twin(call: &mut Call<'_>) {
+    let params: Params = call.params();
+    let columns = call.columns(1);
+    let frequencies = call.input::<u32>(2);
+    let (raw, gain) = (call.input::<f32>(3), call.input::<f32>(4));
+    let cache = CacheType::from_constant(call.constant("CACHE_F32"));
+    let ([q, k, v], _) = call.outputs();
+    let mut heads = Heads {
+        n_heads: params.n_heads as usize,
+        n_kv_heads: params.n_kv_heads as usize,
+        head_dim: params.head_dim as usize,
+        rotary_dim: params.rotary_dim as usize,
+        halves: params.halves == 1,
+        scale: params.scale,
+        rope_scale: params.rope_scale,
+        slots: params.slots as usize,
+        columns: params.columns as usize,
+        frequencies,
+        cache,
+        q: bytemuck::cast_slice_mut(q),
+        k,
+        v,
+    };
+    let (half, head_dim) = (heads.half(), heads.head_dim);
+    let (of_queries, of_keys) = gain.split_at(head_dim.next_multiple_of(BLOCK));
+    for (c, column) in columns.iter().enumerate() {
+        let raw = &raw[c * params.stride as usize..][..(heads.n_heads + 2 * heads.n_kv_heads) * head_dim];
+        for (head, raw) in raw.chunks_exact(head_dim).enumerate() {
+            let gain = match head {
+                _ if head < heads.n_heads => Some(of_queries),
+                _ if head < heads.n_heads + heads.n_kv_heads => Some(of_keys),
+                _ => None,
+            };
+            let squares = sum_of_workgroup(|invocation| {
+                let (mut even, mut odd) = (0.0_f32, 0.0_f32);
+                for pair in raw.chunks_exact(2).skip(invocation).step_by(WORKGROUP as usize) {
+                    even += pair[0] * pair[0];
+                    odd += pair[1] * pair[1];
+                }
+                even + odd
+            });
+            let factor = 1.0 / (squares * (1.0 / head_dim as f32) + params.eps).sqrt();
+            let value = |row: usize| gain.map_or(raw[row], |gain| raw[row] * factor * gain[row]);
+            for pair in head * half..(head + 1) * half {
+                let (a, b) = heads.rows_of_pair(pair);
+                heads.store(c, column, pair, (value(a - head * head_dim), value(b - head * head_dim)));
+            }
+        }
+    }
+}

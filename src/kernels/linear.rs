@@ -1,0 +1,86 @@
+//! `out = f(W · norm(x) + bias)`: a score for every entry of the vocabulary, the inner layer of a feed-forward without
+//! gates, or queries, keys and values that [`super::head_norm`] makes ready.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::activation::Activation;
+use super::exp::soft_cap;
+use super::matmul::{Input, Matrix, Norm, matmul};
+use crate::executor::cpu::Call;
+use crate::kernel::{Kernel, read, uniform, write};
+
+/// Mirrors `Params` in `shaders/linear.wgsl`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Params {
+    /// Rows of the matrix.
+    pub rows: u32,
+    /// Its first row among those of `out`: a large matrix comes in several dispatches.
+    pub first_row: u32,
+    /// Blocks of 32 weights in a row.
+    pub blocks: u32,
+    /// Floats from one column of `x` to the next.
+    pub in_stride: u32,
+    /// Floats from one column of `out` to the next.
+    pub out_stride: u32,
+    /// Dimensions of the norm.
+    pub dim: u32,
+    /// Added to its mean square.
+    pub eps: f32,
+    /// Results go through `cap · tanh(y / cap)`; 0 for no cap.
+    pub cap: f32,
+}
+
+/// Grid: (row pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`, `LAYER_NORM`, `BIAS`,
+/// `ACTIVATION`.
+pub const KERNEL: Kernel = Kernel {
+    name: "linear",
+    wgsl: &[
+        include_str!("../../shaders/shared/columns.wgsl"),
+        include_str!("../../shaders/shared/weights.wgsl"),
+        include_str!("../../shaders/shared/norm.wgsl"),
+        include_str!("../../shaders/shared/matvec.wgsl"),
+        include_str!("../../shaders/shared/exp.wgsl"),
+        include_str!("../../shaders/shared/activation.wgsl"),
+        include_str!("../../shaders/linear.wgsl"),
+    ],
+    bindings: &[
+        uniform("params"),
+        uniform("columns"),
+        read("x"),
+        read("gain"),
+        read("quants"),
+        read("scales"),
+        read("bias"),
+        write("out"),
+    ],
+    twin,
+};
+
+fn twin(call: &mut Call<'_>) {
+    let params: Params = call.params();
+    let norm =
+        Norm { is_layer: call.flag("LAYER_NORM"), gain: call.input(3), dim: params.dim as usize, eps: params.eps };
+    let input = Input {
+        x: call.input(2),
+        stride: params.in_stride as usize,
+        columns: call.columns(1).len(),
+        norm: Some(norm),
+    };
+    let matrix =
+        Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };
+    let bias = call.flag("BIAS").then(|| call.input::<f32>(6));
+    let activation = Activation::from_constant(call.constant("ACTIVATION"));
+    let (rows, first_row) = (params.rows as usize, params.first_row as usize);
+    let ([out], scratch) = call.outputs();
+    let out: &mut [f32] = bytemuck::cast_slice_mut(out);
+    matmul(matrix, rows, input, scratch, |range, product| {
+        for c in range.clone() {
+            let out = &mut out[c * params.out_stride as usize + first_row..][..rows];
+            for (row, out) in out.iter_mut().enumerate() {
+                let y = product.at(c - range.start, row) + bias.map_or(0.0, |bias| bias[first_row + row]);
+                *out = soft_cap(activation.apply(y), params.cap);
+            }
+        }
+    });
+}
