@@ -46,20 +46,21 @@ pub struct Vocabulary<'a> {
 }
 
 /// `tokenizer.ggml.token_type`, as far as it makes a difference here.
-mod token_type {
-    pub(super) const NORMAL: i32 = 1;
-    pub(super) const UNKNOWN: i32 = 2;
-    pub(super) const CONTROL: i32 = 3;
-    pub(super) const USER_DEFINED: i32 = 4;
-    pub(super) const BYTE: i32 = 6;
+pub(super) mod token_type {
+    pub(in crate::tokenizer) const NORMAL: i32 = 1;
+    pub(in crate::tokenizer) const UNKNOWN: i32 = 2;
+    pub(in crate::tokenizer) const CONTROL: i32 = 3;
+    pub(in crate::tokenizer) const USER_DEFINED: i32 = 4;
+    pub(in crate::tokenizer) const UNUSED: i32 = 5;
+    pub(in crate::tokenizer) const BYTE: i32 = 6;
 }
 
 /// Longest token, in bytes, that text is merged into. Sentencepiece's own limit is 16 characters; this one keeps the
 /// search for merges linear in the size of a hostile vocabulary.
-const LONGEST_MERGED: usize = 256;
+pub(super) const LONGEST_MERGED: usize = 256;
 
 impl Tokenizer {
-    /// Builds the tokenizer of a GGUF file.
+    /// Builds the tokenizer of a GGUF file: from its lists, or from a `tokenizer.json` that it holds whole.
     ///
     /// # Errors
     /// As [`Tokenizer::from_vocabulary`]; [`Error::Format`] for metadata of another type than it must have.
@@ -67,10 +68,16 @@ impl Tokenizer {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let id = |name: &str| gguf.get_u32(&key(name));
         let flag = |name: &str| gguf.get_bool(&key(name));
-        let model = gguf.get_str(&key("model"))?.ok_or_else(|| Error::Unsupported {
-            what: "a file without tokenizer".into(),
-            supported: "it runs from token ids".into(),
-        })?;
+        let Some(model) = gguf.get_str(&key("model"))? else {
+            let json = gguf.get_str("tokenizer.huggingface.json")?.ok_or_else(|| Error::Unsupported {
+                what: "a file without tokenizer".into(),
+                supported: "it runs from token ids".into(),
+            })?;
+            let mut tokenizer = Self::from_json(json.as_bytes())?;
+            let ids = [id("bos_token_id")?, id("eos_token_id")?, id("eot_token_id")?];
+            tokenizer.name_roles(ids, flag("add_bos_token")?, flag("add_eos_token")?);
+            return Ok(tokenizer);
+        };
         let token_types = gguf.get_integers(&key("token_type"))?.unwrap_or_default();
         let token_types: Vec<i32> = token_types.into_iter().map(|kind| i32::try_from(kind).unwrap_or(0)).collect();
         let mut tokenizer = Self::from_vocabulary(&Vocabulary {
