@@ -115,8 +115,12 @@ async fn open_for(folder: &Path, quant: Option<Quant>, reader: Reader) -> Result
     let mut parts = find(&weights, &shape, quant)?;
     for (name, values) in tables {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let entry =
-            Entry { name: name.into(), kind: TensorType::F32, shape: vec![values.len() as u64], bytes: bytes.len() as u64 };
+        let entry = Entry {
+            name: name.into(),
+            kind: TensorType::F32,
+            shape: vec![values.len() as u64],
+            bytes: bytes.len() as u64,
+        };
         parts.push(Part { entry, data: Data::Made(bytes) });
     }
 
@@ -134,7 +138,8 @@ async fn open_for(folder: &Path, quant: Option<Quant>, reader: Reader) -> Result
     let entries: Vec<Entry> = parts.iter().map(|part| part.entry.clone()).collect();
     let (header, mut offsets) = header::header(&metadata, &entries);
     let len = offsets.pop().unwrap_or(0);
-    let reader = Converted { header, parts, offsets, files: weights.files, floats: vec![], input: vec![], rows: vec![] };
+    let reader =
+        Converted { header, parts, offsets, files: weights.files, floats: vec![], input: vec![], rows: vec![] };
     Ok(Source::random(folder.display().to_string(), len, Box::new(reader)))
 }
 
@@ -184,8 +189,7 @@ fn find(weights: &Weights, shape: &Shape, quant: Option<Quant>) -> Result<Vec<Pa
     let (mut parts, mut used) = (vec![], std::collections::BTreeSet::new());
     for wanted in tensors::wanted(shape) {
         let weight = format!("{}.weight", wanted.from);
-        let stored =
-            weights.tensors.get(&weight).ok_or_else(|| Error::Model(format!("tensor {weight} is missing")))?;
+        let stored = weights.tensors.get(&weight).ok_or_else(|| Error::Model(format!("tensor {weight} is missing")))?;
         parts.push(part(&wanted, &weight, stored, quant, shape)?);
         used.insert(weight);
         let bias = format!("{}.bias", wanted.from);

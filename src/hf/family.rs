@@ -101,7 +101,11 @@ impl Shape {
             None if family.is_gemma() => 256,
             None if family == Family::Qwen3 => 128,
             _ if dim.is_multiple_of(n_heads) => dim / n_heads,
-            _ => return Err(Error::Model(format!("config.json: hidden_size {dim} is not whole heads, {n_heads} of them"))),
+            _ => {
+                return Err(Error::Model(format!(
+                    "config.json: hidden_size {dim} is not whole heads, {n_heads} of them"
+                )));
+            }
         };
         let is_new_falcon = config.flag(&["new_decoder_architecture"]).unwrap_or(false);
         let n_kv_heads = match family {
@@ -149,7 +153,10 @@ impl Shape {
 }
 
 fn times(factor: u32, dim: u32) -> Result<u32> {
-    factor.checked_mul(dim).filter(|&size| size > 0).ok_or_else(|| Error::Model(format!("config.json: {factor} · {dim} inner weights")))
+    factor
+        .checked_mul(dim)
+        .filter(|&size| size > 0)
+        .ok_or_else(|| Error::Model(format!("config.json: {factor} · {dim} inner weights")))
 }
 
 /// Refuses what the family's forward pass in GGUF has no place for.

@@ -128,9 +128,9 @@ mod tests {
             ("e".to_owned(), Value::Floats(vec![-1.0])),
             ("f".to_owned(), Value::Integers(vec![-3, 4])),
         ];
-        let entry = |name: &str, kind, shape: &[u64], bytes| Entry { name: name.into(), kind, shape: shape.into(), bytes };
-        let tensors =
-            [entry("x", TensorType::F32, &[3], 12), entry("y", TensorType::Q8_0, &[64, 3], 204)];
+        let entry =
+            |name: &str, kind, shape: &[u64], bytes| Entry { name: name.into(), kind, shape: shape.into(), bytes };
+        let tensors = [entry("x", TensorType::F32, &[3], 12), entry("y", TensorType::Q8_0, &[64, 3], 204)];
         let (mut bytes, offsets) = header(&metadata, &tensors);
         assert_eq!(offsets, [bytes.len() as u64, bytes.len() as u64 + 32, bytes.len() as u64 + 32 + 224]);
         bytes.resize(offsets[2] as usize, 0);

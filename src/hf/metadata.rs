@@ -107,7 +107,8 @@ fn sliding_window(config: Json<'_>, shape: &Shape, keys: &mut Keys<'_>) -> Resul
             Some(sliding) => (1..).zip(sliding).all(|(layer, slides)| (layer % period != 0) == *slides),
             None => period == named.unwrap_or(usual),
         };
-        let Some(period) = named.into_iter().chain([usual]).chain(1..=shape.n_layers).find(|&period| fits(period)) else {
+        let Some(period) = named.into_iter().chain([usual]).chain(1..=shape.n_layers).find(|&period| fits(period))
+        else {
             return Err(Error::Unsupported {
                 what: format!("layer_types {}", config.0["layer_types"]),
                 supported: "a layer with full attention every so many layers works".into(),
@@ -226,7 +227,11 @@ fn scaling(config: Json<'_>, rope: Json<'_>, shape: &Shape, sizes: (u32, u32, f6
             {
                 let factors = rope.floats(key)?;
                 if factors.len() != rotary_dim as usize / 2 {
-                    return Err(Error::Model(format!("config.json: {} numbers in {key}, not {}", factors.len(), rotary_dim / 2)));
+                    return Err(Error::Model(format!(
+                        "config.json: {} numbers in {key}, not {}",
+                        factors.len(),
+                        rotary_dim / 2
+                    )));
                 }
                 keys.tables.push((name, factors));
             }
@@ -259,4 +264,147 @@ fn llama3_factors(rotary_dim: u32, theta: f64, scaling: (f64, f64, f64, f64)) ->
         }
     };
     (0..rotary_dim / 2).map(|pair| of_pair(pair) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as JsonValue, json};
+
+    use super::*;
+
+    /// The sizes of a small model of a class, and what else its configuration says.
+    fn config(class: &str, more: JsonValue) -> JsonValue {
+        let mut config = json!({
+            "architectures": [class], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 4,
+            "intermediate_size": 96, "vocab_size": 10, "max_position_embeddings": 512,
+        });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    }
+
+    fn made(class: &str, more: JsonValue) -> Result<(Metadata, Vec<Table>)> {
+        let config = config(class, more);
+        metadata(Json(&config), &Shape::new(Json(&config))?)
+    }
+
+    fn value(class: &str, more: JsonValue, key: &str) -> Option<Value> {
+        let (metadata, _) = made(class, more).unwrap();
+        metadata.into_iter().find(|(name, _)| name == key).map(|(_, value)| value)
+    }
+
+    fn refused(class: &str, more: JsonValue) -> String {
+        made(class, more).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn scaling_comes_over_in_old_and_new_words() {
+        let linear = json!({ "rope_theta": 5e5, "rope_scaling": { "type": "linear", "factor": 4 } });
+        assert_eq!(value("LlamaForCausalLM", linear.clone(), "llama.rope.freq_base"), Some(Value::F32(5e5)));
+        assert_eq!(value("LlamaForCausalLM", linear, "llama.rope.scaling.factor"), Some(Value::F32(4.0)));
+        let yarn = json!({ "rope_parameters": { "rope_type": "yarn", "rope_theta": 7e3, "factor": 2.0, "attention_factor": 2.0 } });
+        assert_eq!(value("Qwen2ForCausalLM", yarn.clone(), "qwen2.rope.freq_base"), Some(Value::F32(7e3)));
+        assert_eq!(
+            value("Qwen2ForCausalLM", yarn.clone(), "qwen2.rope.scaling.original_context_length"),
+            Some(Value::U32(512))
+        );
+        // 2 / (0.1 ln 2 + 1)
+        assert_eq!(value("Qwen2ForCausalLM", yarn, "qwen2.rope.scaling.attn_factor"), Some(Value::F32(1.870_356_8)));
+        assert!(
+            refused("LlamaForCausalLM", json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }))
+                .starts_with("RoPE scaling dynamic is not supported")
+        );
+        assert!(
+            refused("LlamaForCausalLM", json!({ "rope_scaling": { "type": "linear" } }))
+                .contains("factor of the linear RoPE scaling is missing")
+        );
+    }
+
+    #[test]
+    fn long_rope_becomes_two_tables_and_a_factor() {
+        let factors = |factor: f64| vec![factor; 8];
+        let more = json!({
+            "original_max_position_embeddings": 128,
+            "rope_scaling": { "type": "su", "long_factor": factors(2.0), "short_factor": factors(1.0) },
+        });
+        // √(1 + ln 4 / ln 128)
+        assert_eq!(
+            value("Phi3ForCausalLM", more.clone(), "phi3.rope.scaling.attn_factor"),
+            Some(Value::F32(1.133_893_4))
+        );
+        assert_eq!(
+            value("Phi3ForCausalLM", more.clone(), "phi3.rope.scaling.original_context_length"),
+            Some(Value::U32(128))
+        );
+        let (_, tables) = made("Phi3ForCausalLM", more.clone()).unwrap();
+        assert_eq!(tables, [("rope_factors_long.weight", vec![2.0; 8]), ("rope_factors_short.weight", vec![1.0; 8])]);
+        let mut short = more;
+        short["rope_scaling"]["long_factor"] = json!([1.0]);
+        assert!(refused("Phi3ForCausalLM", short).contains("1 numbers in long_factor, not 8"));
+    }
+
+    #[test]
+    fn llama_3_slows_long_waves_only() {
+        // θ = 2π: pair i of 4 has the wave length 2π · (2π)^(i / 4) = 6.28, 9.95, 15.75, 24.94.
+        let factors = llama3_factors(8, TAU, (8.0, 1.0, 2.0, 16.0));
+        assert_eq!(factors[0], 1.0); // below 16 / 2
+        assert!(factors[1] > 1.0 && factors[1] < factors[2] && factors[2] < 8.0, "{factors:?}");
+        assert_eq!(factors[3], 8.0); // above 16 / 1
+    }
+
+    #[test]
+    fn windows_come_over_with_their_layers() {
+        let kinds = |kinds: &str| -> Vec<&str> {
+            kinds.chars().map(|kind| if kind == 's' { "sliding_attention" } else { "full_attention" }).collect()
+        };
+        let gemma = |pattern: &str| json!({ "head_dim": 16, "sliding_window": 8, "layer_types": kinds(pattern) });
+        let key = "gemma3.attention.sliding_window_pattern";
+        assert_eq!(value("Gemma3ForCausalLM", gemma("ssss"), key), Some(Value::U32(6)));
+        assert_eq!(value("Gemma3ForCausalLM", gemma("ssfs"), key), Some(Value::U32(3)));
+        assert!(refused("Gemma3ForCausalLM", gemma("fsss")).starts_with("layer_types"));
+        let key = "qwen2.attention.sliding_window";
+        let qwen = |pattern: &str| json!({ "sliding_window": 8, "layer_types": kinds(pattern) });
+        assert_eq!(value("Qwen2ForCausalLM", qwen("ssss"), key), Some(Value::U32(8)));
+        assert_eq!(value("Qwen2ForCausalLM", qwen("ffff"), key), None);
+        assert!(refused("Qwen2ForCausalLM", qwen("ffss")).contains("some layers only"));
+        assert_eq!(value("Qwen2ForCausalLM", json!({ "sliding_window": 8, "use_sliding_window": false }), key), None);
+    }
+
+    #[test]
+    fn each_family_has_keys_of_its_own() {
+        let gemma = json!({ "head_dim": 16, "query_pre_attn_scalar": 4, "attn_logit_softcapping": 50.0 });
+        assert_eq!(value("Gemma2ForCausalLM", gemma.clone(), "gemma2.attention.scale"), Some(Value::F32(0.5)));
+        assert_eq!(value("Gemma2ForCausalLM", gemma, "gemma2.attn_logit_softcapping"), Some(Value::F32(50.0)));
+        let neox = json!({ "rotary_pct": 0.5, "use_parallel_residual": false });
+        assert_eq!(value("GPTNeoXForCausalLM", neox.clone(), "gptneox.rope.dimension_count"), Some(Value::U32(8)));
+        assert_eq!(value("GPTNeoXForCausalLM", neox, "gptneox.use_parallel_residual"), Some(Value::Bool(false)));
+        let mpt =
+            json!({ "attn_config": { "alibi": true, "alibi_bias_max": 4, "clip_qkv": 6.0 }, "expansion_ratio": 2 });
+        assert_eq!(value("MptForCausalLM", mpt.clone(), "mpt.attention.max_alibi_bias"), Some(Value::F32(4.0)));
+        assert_eq!(value("MptForCausalLM", mpt.clone(), "mpt.attention.clamp_kqv"), Some(Value::F32(6.0)));
+        assert_eq!(value("MptForCausalLM", mpt.clone(), "mpt.feed_forward_length"), Some(Value::U32(128)));
+        assert_eq!(value("MptForCausalLM", mpt, "mpt.rope.freq_base"), None);
+        let falcon = json!({ "new_decoder_architecture": true, "num_kv_heads": 2 });
+        assert_eq!(value("FalconForCausalLM", falcon, "falcon.attention.head_count_kv"), Some(Value::U32(2)));
+        assert_eq!(value("FalconForCausalLM", json!({}), "falcon.attention.head_count_kv"), Some(Value::U32(1)));
+    }
+
+    #[test]
+    fn names_what_it_cannot_bring_over() {
+        for (class, more, expected) in [
+            ("BertModel", json!({}), "architecture BertModel is not supported"),
+            ("LlamaForCausalLM", json!({ "hidden_act": "relu" }), "the activation relu is not supported"),
+            ("LlamaForCausalLM", json!({ "num_attention_heads": 5 }), "hidden_size 64 is not whole heads"),
+            ("LlamaForCausalLM", json!({ "num_key_value_heads": 3 }), "4 heads for 3 key heads"),
+            ("LlamaForCausalLM", json!({ "num_hidden_layers": 0 }), "num_hidden_layers = 0"),
+            ("LlamaForCausalLM", json!({ "vocab_size": "many" }), "vocab_size = \"many\""),
+            ("LlamaForCausalLM", json!({ "intermediate_size": null }), "intermediate_size is missing"),
+            ("LlamaForCausalLM", json!({ "intermediate_size": 1_u32 << 30 }), "beyond any model"),
+            ("FalconForCausalLM", json!({ "alibi": true }), "falcon with alibi = true is not supported"),
+            ("MptForCausalLM", json!({ "attn_config": { "qk_ln": true } }), "mpt with qk_ln = true"),
+            ("Qwen2ForCausalLM", json!({ "partial_rotary_factor": 0.5 }), "qwen2 with partial_rotary_factor 0.5"),
+        ] {
+            let error = refused(class, more);
+            assert!(error.contains(expected), "{error:?} has no {expected:?}");
+        }
+    }
 }

@@ -91,7 +91,8 @@ fn part_names(index: &Value) -> Result<Vec<String>> {
     let map = index["weight_map"].as_object().ok_or_else(|| broken("weight_map is missing".into()))?;
     let mut names: Vec<String> = vec![];
     for part in map.values() {
-        let name = part.as_str().filter(|name| is_plain(name)).ok_or_else(|| broken(format!("{part} is no file name")))?;
+        let name =
+            part.as_str().filter(|name| is_plain(name)).ok_or_else(|| broken(format!("{part} is no file name")))?;
         if !names.iter().any(|known| known == name) {
             names.push(name.to_owned());
         }
@@ -101,7 +102,9 @@ fn part_names(index: &Value) -> Result<Vec<String>> {
 }
 
 fn is_plain(name: &str) -> bool {
-    Path::new(name).file_name().is_some_and(|last| last == name) && !name.contains('\\') && PathBuf::from(name).is_relative()
+    Path::new(name).file_name().is_some_and(|last| last == name)
+        && !name.contains('\\')
+        && PathBuf::from(name).is_relative()
 }
 
 /// Reads and checks one header: every range within the file, as long as its shape says, none over another.

@@ -106,7 +106,8 @@ const IGNORED: [&str; 3] = [".rotary_emb.inv_freq", ".attention.bias", ".attenti
 /// Whether a tensor of the folder that no [`Wanted`] names may be left out.
 pub(super) fn is_ignored(name: &str, shape: &Shape) -> bool {
     // A tied output is the embedding once more.
-    IGNORED.iter().any(|end| name.ends_with(end)) || shape.is_tied && ["lm_head.weight", "embed_out.weight"].contains(&name)
+    IGNORED.iter().any(|end| name.ends_with(end))
+        || shape.is_tied && ["lm_head.weight", "embed_out.weight"].contains(&name)
 }
 
 /// Which row of the folder's tensor a row of the GGUF tensor is. Biases have one weight a row.
@@ -187,7 +188,13 @@ pub(super) fn wanted(shape: &Shape) -> Vec<Wanted> {
 
 impl Shape {
     fn weight(&self, &(name, from, rows, cols): &Line, blk: String, layer: String) -> Wanted {
-        Wanted { name: blk + name, from: layer + from, rows: self.size(rows), cols: self.size(cols), order: self.order(name) }
+        Wanted {
+            name: blk + name,
+            from: layer + from,
+            rows: self.size(rows),
+            cols: self.size(cols),
+            order: self.order(name),
+        }
     }
 
     fn size(&self, size: Size) -> u64 {
@@ -215,5 +222,34 @@ impl Shape {
             }
             _ => Order::Same,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of the folder in the order of the GGUF file.
+    fn rows(order: Order, count: u64) -> Vec<u64> {
+        (0..count).map(|row| order.source_row(row)).collect()
+    }
+
+    #[test]
+    fn pairs_stand_side_by_side() {
+        // Two heads of 6: the folder has 0 1 2 | 3 4 5, rotated as (0, 3), (1, 4), (2, 5).
+        assert_eq!(rows(Order::Pairs { head_dim: 6 }, 12), [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
+    }
+
+    #[test]
+    fn queries_come_first_then_keys_then_values() {
+        // GPT-NeoX, two heads of 2: q q k k v v of the first, then of the second.
+        let neox = Order::Grouped { groups: 2, queries: 1, head_dim: 2 };
+        assert_eq!(rows(neox, 12), [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
+        // Falcon, two key heads with three query heads each, heads of 1: q q q k v of the first, then of the second.
+        let falcon = Order::Grouped { groups: 2, queries: 3, head_dim: 1 };
+        assert_eq!(rows(falcon, 10), [0, 1, 2, 5, 6, 7, 3, 8, 4, 9]);
+        // One key head for all: as it was.
+        let one = Order::Grouped { groups: 1, queries: 3, head_dim: 2 };
+        assert_eq!(rows(one, 10), rows(Order::Same, 10));
     }
 }

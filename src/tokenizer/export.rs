@@ -46,11 +46,21 @@ pub(crate) fn export(json: &str, count: u32) -> Result<Exported> {
     if is_scored {
         let add_space_prefix = space_prefix(&file)?;
         let scores = scores(&tokens, &token_types, &merges)?;
-        return Ok(Exported { model: "llama", pre: "default", tokens, token_types, scores, merges: vec![], add_space_prefix });
+        return Ok(Exported {
+            model: "llama",
+            pre: "default",
+            tokens,
+            token_types,
+            scores,
+            merges: vec![],
+            add_space_prefix,
+        });
     }
     match file["normalizer"]["type"].as_str() {
         None | Some("NFC") => {}
-        Some(_) => return Err(unsupported(format!("a byte-level tokenizer with the normalizer {}", file["normalizer"]))),
+        Some(_) => {
+            return Err(unsupported(format!("a byte-level tokenizer with the normalizer {}", file["normalizer"])));
+        }
     }
     let pre = Pre::name_of(&file["pre_tokenizer"], model["ignore_merges"] == true)?;
     let merges = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
@@ -68,7 +78,8 @@ fn tokens(file: &Value, count: usize, is_scored: bool) -> Result<(Vec<String>, V
     let unknown = file["model"]["unk_token"].as_str();
     let mut put = |text: &str, id: &Value, kind: i32| {
         let place = id.as_u64().and_then(|id| usize::try_from(id).ok()).filter(|&id| id < count);
-        let place = place.ok_or_else(|| Error::Tokenizer(format!("token {text:?} has id {id}, the embedding {count} rows")))?;
+        let place =
+            place.ok_or_else(|| Error::Tokenizer(format!("token {text:?} has id {id}, the embedding {count} rows")))?;
         (tokens[place], types[place]) = (text.to_owned(), kind);
         Ok::<_, Error>(())
     };
@@ -110,9 +121,12 @@ fn merges(model: &Value) -> Result<Vec<(&str, &str)>> {
 /// is how sentencepiece vocabularies are converted to `tokenizer.json`.
 fn scores(tokens: &[String], types: &[i32], merges: &[(&str, &str)]) -> Result<Vec<f32>> {
     let is_text = |kind: i32| kind == token_type::NORMAL;
-    let ids: HashMap<&str, usize> = tokens.iter().map(String::as_str).zip(0..).filter(|(_, id)| is_text(types[*id])).collect();
+    let ids: HashMap<&str, usize> =
+        tokens.iter().map(String::as_str).zip(0..).filter(|(_, id)| is_text(types[*id])).collect();
     let refused = || {
-        Err(unsupported("a tokenizer with byte fallback whose merges do not follow from scores, as sentencepiece's do,".into()))
+        Err(unsupported(
+            "a tokenizer with byte fallback whose merges do not follow from scores, as sentencepiece's do,".into(),
+        ))
     };
     let (mut scores, mut seen) = (vec![0.0; tokens.len()], HashSet::new());
     let (mut made, mut ways) = (HashSet::new(), 0);
@@ -120,7 +134,8 @@ fn scores(tokens: &[String], types: &[i32], merges: &[(&str, &str)]) -> Result<V
     for (rank, &(left, right)) in merges.iter().enumerate() {
         let merged = format!("{left}{right}");
         // An added token is found before anything merges, so that no merge makes one or takes part of one.
-        let (true, true, Some(&id)) = (ids.contains_key(left), ids.contains_key(right), ids.get(merged.as_str())) else {
+        let (true, true, Some(&id)) = (ids.contains_key(left), ids.contains_key(right), ids.get(merged.as_str()))
+        else {
             continue;
         };
         ways += usize::from(seen.insert((left, right)));
@@ -136,7 +151,9 @@ fn scores(tokens: &[String], types: &[i32], merges: &[(&str, &str)]) -> Result<V
         let cuts = token.char_indices().skip(1);
         cuts.filter(|(at, _)| ids.contains_key(&token[..*at]) && ids.contains_key(&token[*at..])).count()
     };
-    if ids.keys().any(|token| token.len() > LONGEST_MERGED) || ids.keys().map(|token| possible(token)).sum::<usize>() != ways {
+    if ids.keys().any(|token| token.len() > LONGEST_MERGED)
+        || ids.keys().map(|token| possible(token)).sum::<usize>() != ways
+    {
         return refused();
     }
     Ok(scores)

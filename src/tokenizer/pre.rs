@@ -144,14 +144,16 @@ fn add_steps(step: &Value, steps: &mut Vec<String>) -> bool {
 fn unsupported(name: &str) -> Error {
     Error::Unsupported {
         what: format!("pre-tokenizer '{name}'"),
-        supported: "default, gpt-2, mpt, olmo, smollm, falcon, llama-bpe, qwen2, tekken, gpt-4o and their relatives work"
-            .to_owned(),
+        supported:
+            "default, gpt-2, mpt, olmo, smollm, falcon, llama-bpe, qwen2, tekken, gpt-4o and their relatives work"
+                .to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
     /// The words of a text, as text.
@@ -208,9 +210,61 @@ mod tests {
                     "d", "\t\n", " x", " ",
                 ],
             ),
+            (
+                "tekken",
+                &[
+                    "I", "'ll", " SHE", "'LL", " ", " pay", " $", "1", "2", "3", "4", ".", "5", ",\n\n", " ok", "~`",
+                    "d", "\t\n", " x", " ",
+                ],
+            ),
+            (
+                "gpt-4o",
+                &[
+                    "I'll", " SHE'LL", " ", " pay", " $", "123", "4", ".", "5", ",\n\n", " ok", "~`", "d", "\t\n",
+                    " x", " ",
+                ],
+            ),
         ] {
             assert_eq!(words(pre, text), expected, "{pre}");
         }
+        let capitals = ["camel", "Case", " HTTPServer", " a", "/b", " //", "x", "\n"];
+        assert_eq!(words("tekken", "camelCase HTTPServer a/b //x\n"), capitals);
+    }
+
+    #[test]
+    fn finds_the_name_of_a_files_steps() {
+        let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "use_regex": true });
+        let bytes_only = json!({ "type": "ByteLevel", "add_prefix_space": false, "use_regex": false });
+        let sequence = |parts: &[&Value]| json!({ "type": "Sequence", "pretokenizers": parts });
+        let split = |expression: &str| {
+            let pattern = expression.replace(CONTRACTIONS[1], CONTRACTIONS[0]);
+            json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
+        };
+        let digits = |individual: bool| json!({ "type": "Digits", "individual_digits": individual });
+        let signs = json!({ "type": "Punctuation", "behavior": "Contiguous" });
+        let name = |steps: &Value, ignore: bool| Pre::name_of(steps, ignore).map_err(|error| error.to_string());
+        assert_eq!(name(&byte_level, false), Ok("gpt-2"));
+        assert_eq!(name(&sequence(&[&digits(true), &byte_level]), false), Ok("smollm"));
+        let falcon = sequence(&[&signs, &byte_level, &digits(false), &split(THREE_DIGITS)]);
+        assert_eq!(name(&falcon, false), Ok("falcon"));
+        for (expression, ignore, expected) in [
+            (LLAMA3, true, "llama-bpe"),
+            (LLAMA3, false, "dbrx"),
+            (QWEN2, false, "qwen2"),
+            (TEKKEN, true, "tekken"),
+            (GPT4O, false, "gpt-4o"),
+        ] {
+            let steps = sequence(&[&split(expression), &bytes_only]);
+            assert_eq!(name(&steps, ignore), Ok(expected));
+            // The name means what was asked for.
+            let pre = Pre::named(Some(expected)).unwrap();
+            assert_eq!((pre.expressions, pre.ignore_merges), (&[expression][..], ignore));
+        }
+        let unknown = name(&sequence(&[&split("[a-z]+"), &bytes_only]), false).unwrap_err();
+        assert!(unknown.starts_with("pre-tokenizer '{") && unknown.contains("[a-z]+"), "{unknown}");
+        assert!(name(&byte_level, true).unwrap_err().contains("with ignore_merges"));
+        let spaced = json!({ "type": "ByteLevel", "add_prefix_space": true });
+        assert!(name(&spaced, false).is_err());
     }
 
     #[test]
