@@ -64,14 +64,14 @@ fn q8_0(block: &[f32; BLOCK], out: &mut Vec<u8>) {
 }
 
 /// The scale is the first weight of the largest magnitude over −8, so that this one is exact; quants are cut off after
-/// adding 8.5. The product is not rounded before the sum, as where a compiler fuses the two.
+/// adding 8.5. Product and sum are rounded one after the other.
 fn q4_0(block: &[f32; BLOCK], out: &mut Vec<u8>) {
     let extreme =
         block.iter().fold(0.0_f32, |extreme, &weight| if weight.abs() > extreme.abs() { weight } else { extreme });
     let scale = extreme / -8.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     out.extend(f16::from_f32(scale).to_le_bytes());
-    let quant = |weight: f32| (f64::from(weight) * f64::from(inverse) + 8.5).min(15.0) as u8;
+    let quant = |weight: f32| (weight * inverse + 8.5).min(15.0) as u8;
     let (low, high) = block.split_at(BLOCK / 2);
     out.extend(low.iter().zip(high).map(|(&low, &high)| quant(low) | quant(high) << 4));
 }

@@ -43,6 +43,9 @@ pub struct Vocabulary<'a> {
     pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`; only `llama` looks at it.
     pub add_space_prefix: Option<bool>,
+    /// Special tokens take the white space after them, as in Phi-3's vocabulary. No key says so: llama.cpp goes by the
+    /// model's name.
+    pub takes_space: bool,
 }
 
 /// `tokenizer.ggml.token_type`, as far as it makes a difference here.
@@ -94,6 +97,7 @@ impl Tokenizer {
             add_bos: flag("add_bos_token")?,
             add_eos: flag("add_eos_token")?,
             add_space_prefix: flag("add_space_prefix")?,
+            takes_space: is_phi3(gguf.get_str("general.name")?),
         })?;
         tokenizer.roles.sink = gguf.get_u32("sinkstream.sink_token_id")?;
         Ok(tokenizer)
@@ -218,7 +222,8 @@ impl Vocabulary<'_> {
             let special = matches!(kind, token_type::UNKNOWN | token_type::CONTROL) || ENDS.contains(&token.as_str());
             if special || kind == token_type::USER_DEFINED {
                 pieces.push(token.as_bytes(), special);
-                added.push(AddedToken::from(token.as_str(), special).normalized(false));
+                let takes_space = self.takes_space && !["<unk>", "<s>", "<|endoftext|>"].contains(&token.as_str());
+                added.push(AddedToken::from(token.as_str(), special).normalized(false).rstrip(takes_space));
             } else {
                 let bytes = bytes_of(token, kind)
                     .ok_or_else(|| Error::Tokenizer(format!("token {id}, '{token}', is no byte token")))?;
@@ -292,6 +297,11 @@ impl Vocabulary<'_> {
         });
         ways.into_iter().map(|(_, token, at)| (token[..at].to_owned(), token[at..].to_owned())).collect()
     }
+}
+
+/// Whether a model's name is one of Phi-3's, as llama.cpp tells them.
+fn is_phi3(name: Option<&str>) -> bool {
+    name.is_some_and(|name| ["phi-3", "phi3"].iter().any(|part| name.to_lowercase().contains(part)))
 }
 
 /// What llama.cpp takes for granted when the metadata does not say.
