@@ -1,6 +1,7 @@
 //! The command line: what the commands share. Results go to standard output, everything else to standard error.
 
 mod args;
+mod convert;
 mod generate;
 mod inspect;
 mod perplexity;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use sinkstream::engine::{Engine, Progress, Settings};
-use sinkstream::{Error, Result, Source};
+use sinkstream::{Error, Result, Source, hf};
 
 use args::{Args, Command, ModelArgs};
 
@@ -42,6 +43,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Info(args) => inspect::info(&args),
         Command::Plan(args) => inspect::plan(&args),
         Command::Devices(args) => inspect::devices(&args),
@@ -87,9 +89,13 @@ fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-/// The model's bytes: the file named, or the bundled model.
+/// The model's bytes: the file or folder named, or the bundled model.
 fn open(model: &ModelArgs) -> Result<Source> {
     match &model.model {
+        Some(path) if path.is_dir() => pollster::block_on(hf::open(path, model.quant.map(Into::into))),
+        _ if model.quant.is_some() => Err(Error::Settings(
+            "--quant is for a folder of safetensors; a GGUF file is read with the types that it has".into(),
+        )),
         Some(path) => Source::open(path),
         None => Ok(Source::memory("the bundled model", BUNDLED)),
     }

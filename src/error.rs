@@ -54,6 +54,14 @@ pub enum Error {
         /// The system's or the network's words.
         reason: String,
     },
+    /// Writing a file failed.
+    #[error("cannot write {what}: {reason}")]
+    Write {
+        /// File name.
+        what: String,
+        /// The system's words.
+        reason: String,
+    },
     /// The caller asked to stop.
     #[error("stopped")]
     Aborted,

@@ -5,6 +5,7 @@
 //! A [`source`] gives bytes; [`gguf`] reads the header, [`config`] the model's shape from it, by its [`family`]. [`quant`] packs the weights
 //! for the GPU, [`tokenizer`] turns text to ids and [`detokenizer`] back. [`forward`] lays the model out: buffers and
 //! [`plan`]s of [`kernels`], around a [`kv_ring`] of fixed size. [`weights`] fill the buffers of an [`executor`], CPU or GPU.
+//! A Hugging Face folder is read through [`hf`] as if it were a GGUF file.
 //! An [`engine`] is all of that loaded; a [`session`] is one stream of tokens on it, a [`stream`] its text.
 
 pub mod error;
@@ -40,6 +41,7 @@ pub mod executor;
 pub mod sampler;
 
 pub mod engine;
+pub mod hf;
 pub mod session;
 pub mod stream;
 

@@ -1,14 +1,16 @@
 //! Text to ids and back. Between the caller's text and the first token of a step; after the last, `detokenizer`.
 //!
 //! Everything runs through the `tokenizers` crate: [`gguf`] builds its parts from a GGUF file's metadata, [`json`]
-//! loads a Hugging Face `tokenizer.json`. What is kept beside it is a table of the exact bytes that each id adds
+//! loads a Hugging Face `tokenizer.json`, [`export`] turns one into the other. What is kept beside it is a table of the exact bytes that each id adds
 //! to a text, because ids come one at a time and a character may be spread over several of them.
 
 mod cut;
+mod export;
 mod gguf;
 mod json;
 mod pre;
 
+pub(crate) use export::{Exported, export};
 pub use gguf::Vocabulary;
 
 use crate::error::{Error, Result};

@@ -78,6 +78,7 @@ impl OwnedVocabulary {
             add_bos: self.add_bos,
             add_eos: self.add_eos,
             add_space_prefix: self.add_space_prefix,
+            takes_space: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sinkstream::config::Attention;
 use sinkstream::engine::{Device, Settings};
+use sinkstream::hf::Quant;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::sampler::Sampling;
 
@@ -24,6 +25,8 @@ pub(crate) enum Command {
     Perplexity(PerplexityArgs),
     /// Text to token ids, and back
     Tokenize(TokenizeArgs),
+    /// A Hugging Face folder to a GGUF file
+    Convert(ConvertArgs),
     /// What a model file holds and what it will need
     Info(InfoArgs),
     /// The forward pass as text, one dispatch a line
@@ -34,9 +37,30 @@ pub(crate) enum Command {
 
 #[derive(ClapArgs)]
 pub(crate) struct ModelArgs {
-    /// GGUF file; the bundled model if not given
-    #[arg(long, value_name = "FILE")]
+    /// GGUF file, or folder with config.json and safetensors; the bundled model if not given
+    #[arg(long, value_name = "FILE|FOLDER")]
     pub(crate) model: Option<PathBuf>,
+    /// What the matrices of a folder become on the way in [default: as they are]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) quant: Option<QuantArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum QuantArg {
+    Q8_0,
+    Q4_0,
+    F16,
+}
+
+impl From<QuantArg> for Quant {
+    fn from(quant: QuantArg) -> Self {
+        match quant {
+            QuantArg::Q8_0 => Self::Q8_0,
+            QuantArg::Q4_0 => Self::Q4_0,
+            QuantArg::F16 => Self::F16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -233,6 +257,22 @@ pub(crate) struct TokenizeArgs {
     /// Text that looks like a special token is plain text
     #[arg(long)]
     pub(crate) no_special: bool,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct ConvertArgs {
+    /// Folder with config.json, safetensors and tokenizer.json
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// GGUF file to write; one that is there is replaced in the end
+    #[arg(value_name = "DST")]
+    pub(crate) target: PathBuf,
+    /// What the matrices become [default: as they are]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) quant: Option<QuantArg>,
+    /// Say nothing on standard error but errors
+    #[arg(long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(ClapArgs)]

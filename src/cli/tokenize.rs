@@ -6,7 +6,7 @@ use serde_json::json;
 use sinkstream::detokenizer::Detokenizer;
 use sinkstream::gguf::Gguf;
 use sinkstream::tokenizer::{Special, Tokenizer};
-use sinkstream::{Error, Result};
+use sinkstream::{Error, Result, hf};
 
 use super::args::TokenizeArgs;
 use super::{Outcome, open, print_json, read_file, read_standard_input};
@@ -36,11 +36,14 @@ pub(crate) fn run(args: &TokenizeArgs) -> Outcome {
     Ok(print_json(&json!(ids))?)
 }
 
-/// From a GGUF file of any architecture, or from a `tokenizer.json`.
+/// From a GGUF file of any architecture, a `tokenizer.json`, or a folder that has one.
 fn tokenizer(args: &TokenizeArgs) -> Result<Tokenizer> {
     match &args.model.model {
         Some(path) if path.extension().is_some_and(|extension| extension == "json") => {
             Tokenizer::from_json(&read_file(path)?)
+        }
+        Some(path) if path.is_dir() => {
+            Tokenizer::from_gguf(&pollster::block_on(Gguf::read(&mut hf::open_vocabulary(path)?))?)
         }
         _ => Tokenizer::from_gguf(&pollster::block_on(Gguf::read(&mut open(&args.model)?))?),
     }

@@ -43,23 +43,27 @@ pub struct Vocabulary<'a> {
     pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`; only `llama` looks at it.
     pub add_space_prefix: Option<bool>,
+    /// Special tokens take the white space after them, as in Phi-3's vocabulary. No key says so: llama.cpp goes by the
+    /// model's name.
+    pub takes_space: bool,
 }
 
 /// `tokenizer.ggml.token_type`, as far as it makes a difference here.
-mod token_type {
-    pub(super) const NORMAL: i32 = 1;
-    pub(super) const UNKNOWN: i32 = 2;
-    pub(super) const CONTROL: i32 = 3;
-    pub(super) const USER_DEFINED: i32 = 4;
-    pub(super) const BYTE: i32 = 6;
+pub(super) mod token_type {
+    pub(in crate::tokenizer) const NORMAL: i32 = 1;
+    pub(in crate::tokenizer) const UNKNOWN: i32 = 2;
+    pub(in crate::tokenizer) const CONTROL: i32 = 3;
+    pub(in crate::tokenizer) const USER_DEFINED: i32 = 4;
+    pub(in crate::tokenizer) const UNUSED: i32 = 5;
+    pub(in crate::tokenizer) const BYTE: i32 = 6;
 }
 
 /// Longest token, in bytes, that text is merged into. Sentencepiece's own limit is 16 characters; this one keeps the
 /// search for merges linear in the size of a hostile vocabulary.
-const LONGEST_MERGED: usize = 256;
+pub(super) const LONGEST_MERGED: usize = 256;
 
 impl Tokenizer {
-    /// Builds the tokenizer of a GGUF file.
+    /// Builds the tokenizer of a GGUF file: from its lists, or from a `tokenizer.json` that it holds whole.
     ///
     /// # Errors
     /// As [`Tokenizer::from_vocabulary`]; [`Error::Format`] for metadata of another type than it must have.
@@ -67,10 +71,16 @@ impl Tokenizer {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let id = |name: &str| gguf.get_u32(&key(name));
         let flag = |name: &str| gguf.get_bool(&key(name));
-        let model = gguf.get_str(&key("model"))?.ok_or_else(|| Error::Unsupported {
-            what: "a file without tokenizer".into(),
-            supported: "it runs from token ids".into(),
-        })?;
+        let Some(model) = gguf.get_str(&key("model"))? else {
+            let json = gguf.get_str("tokenizer.huggingface.json")?.ok_or_else(|| Error::Unsupported {
+                what: "a file without tokenizer".into(),
+                supported: "it runs from token ids".into(),
+            })?;
+            let mut tokenizer = Self::from_json(json.as_bytes())?;
+            let ids = [id("bos_token_id")?, id("eos_token_id")?, id("eot_token_id")?];
+            tokenizer.name_roles(ids, flag("add_bos_token")?, flag("add_eos_token")?);
+            return Ok(tokenizer);
+        };
         let token_types = gguf.get_integers(&key("token_type"))?.unwrap_or_default();
         let token_types: Vec<i32> = token_types.into_iter().map(|kind| i32::try_from(kind).unwrap_or(0)).collect();
         let mut tokenizer = Self::from_vocabulary(&Vocabulary {
@@ -87,6 +97,7 @@ impl Tokenizer {
             add_bos: flag("add_bos_token")?,
             add_eos: flag("add_eos_token")?,
             add_space_prefix: flag("add_space_prefix")?,
+            takes_space: is_phi3(gguf.get_str("general.name")?),
         })?;
         tokenizer.roles.sink = gguf.get_u32("sinkstream.sink_token_id")?;
         Ok(tokenizer)
@@ -211,7 +222,8 @@ impl Vocabulary<'_> {
             let special = matches!(kind, token_type::UNKNOWN | token_type::CONTROL) || ENDS.contains(&token.as_str());
             if special || kind == token_type::USER_DEFINED {
                 pieces.push(token.as_bytes(), special);
-                added.push(AddedToken::from(token.as_str(), special).normalized(false));
+                let takes_space = self.takes_space && !["<unk>", "<s>", "<|endoftext|>"].contains(&token.as_str());
+                added.push(AddedToken::from(token.as_str(), special).normalized(false).rstrip(takes_space));
             } else {
                 let bytes = bytes_of(token, kind)
                     .ok_or_else(|| Error::Tokenizer(format!("token {id}, '{token}', is no byte token")))?;
@@ -285,6 +297,11 @@ impl Vocabulary<'_> {
         });
         ways.into_iter().map(|(_, token, at)| (token[..at].to_owned(), token[at..].to_owned())).collect()
     }
+}
+
+/// Whether a model's name is one of Phi-3's, as llama.cpp tells them.
+fn is_phi3(name: Option<&str>) -> bool {
+    name.is_some_and(|name| ["phi-3", "phi3"].iter().any(|part| name.to_lowercase().contains(part)))
 }
 
 /// What llama.cpp takes for granted when the metadata does not say.

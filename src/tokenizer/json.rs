@@ -62,8 +62,24 @@ impl Tokenizer {
     }
 }
 
+impl Tokenizer {
+    /// What stands beside a `tokenizer.json`: BOS, EOS and end of turn, and whether BOS and EOS are added. What is
+    /// `None` stays as the file has it; ids that it does not have are passed over.
+    pub(super) fn name_roles(&mut self, ids: [Option<u32>; 3], add_bos: Option<bool>, add_eos: Option<bool>) {
+        let count = self.vocab_size();
+        let [bos, eos, eot] = ids.map(|id| id.filter(|&id| (id as usize) < count));
+        let roles = &mut self.roles;
+        (roles.bos, roles.eos) = (bos.or(roles.bos), eos.or(roles.eos));
+        roles.add_bos = roles.bos.is_some() && add_bos.unwrap_or(roles.add_bos);
+        roles.add_eos = roles.eos.is_some() && add_eos.unwrap_or(roles.add_eos);
+        roles.ends.extend(eos.into_iter().chain(eot));
+        roles.ends.sort_unstable();
+        roles.ends.dedup();
+    }
+}
+
 /// What the crate takes for granted and would panic over.
-fn check_model(model: &Value) -> Result<()> {
+pub(super) fn check_model(model: &Value) -> Result<()> {
     let Some(vocab) = model["vocab"].as_object().filter(|_| matches!(model["type"].as_str(), None | Some("BPE")))
     else {
         return Err(Error::Unsupported {
