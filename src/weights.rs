@@ -24,7 +24,7 @@ pub struct Matrix {
     pub blocks: u32,
     /// The quant plane: `[rows][blocks][words]`.
     pub quants: BufferId,
-    /// The scale plane: `[rows][ceil(blocks / 2)]` words of two f16; a dummy for layouts without scales.
+    /// The scale plane: `[rows][word]`, see [`Layout::row_scales`]; a dummy for layouts without scales.
     pub scales: BufferId,
 }
 
@@ -86,7 +86,7 @@ impl Directory {
         let rows: u32 = found.iter().map(|found| found.wanted.rows).sum();
         let blocks = found[0].wanted.cols.div_ceil(BLOCK as u32);
         let words = u64::from(rows) * u64::from(blocks) * layout.words_per_block() as u64;
-        let scale_words = if layout.has_scales() { u64::from(rows) * u64::from(blocks.div_ceil(2)) } else { 0 };
+        let scale_words = u64::from(rows) * layout.row_scales(blocks as usize) as u64;
         let quants = buffers.add(name.clone(), 4 * words, Purpose::Weights);
         let scales = buffers.add(name + ".scales", 4 * scale_words, Purpose::Weights);
         let matrix = Matrix { layout, rows, blocks, quants, scales };
@@ -159,15 +159,15 @@ impl Directory {
                 bytes.resize(count * row_bytes as usize, 0);
                 source.read(tensor.offset + row * row_bytes, &mut bytes).await?;
                 let layout = target.layout();
-                let blocks = (cols as usize).div_ceil(BLOCK);
-                let (quant_words, scale_words) = (blocks * layout.words_per_block(), blocks.div_ceil(2));
+                let cols = cols as usize;
+                let (quant_words, scale_words) = (layout.quant_words(1, cols), layout.scale_words(1, cols));
                 quants.resize(count * quant_words, 0);
-                scales.resize(if layout.has_scales() { count * scale_words } else { 0 }, 0);
-                repack(*kind, &bytes, count, cols as usize, layout, &mut quants, &mut scales);
+                scales.resize(count * scale_words, 0);
+                repack(*kind, &bytes, count, cols, layout, &mut quants, &mut scales);
                 let (quants_to, scales_to, first_row) = target.place();
                 let at = u64::from(first_row) + row;
                 executor.write(quants_to, at * 4 * quant_words as u64, bytemuck::cast_slice(&quants))?;
-                if let Some(scales_to) = scales_to.filter(|_| layout.has_scales()) {
+                if let Some(scales_to) = scales_to.filter(|_| scale_words > 0) {
                     executor.write(scales_to, at * 4 * scale_words as u64, bytemuck::cast_slice(&scales))?;
                 }
                 done += bytes.len() as u64;

@@ -29,7 +29,7 @@ pub struct Matrix<'a> {
     pub layout: Layout,
     /// `[rows][blocks][words]`.
     pub quants: &'a [u32],
-    /// `[rows][ceil(blocks / 2)]`, two f16 a word; empty or unused for layouts without scales.
+    /// `[rows][word]`; empty or unused for layouts without scales.
     pub scales: &'a [u32],
     /// Blocks of 32 weights in a row.
     pub blocks: usize,
@@ -249,33 +249,46 @@ pub fn fold<const N: usize>(lanes: [f32; N]) -> f32 {
 /// Four rows of packed weights times one column: four chains of additions at once. The sums of [`dot_4x2`].
 #[inline(always)]
 fn dot_packed(matrix: Matrix<'_>, rows: [usize; 4], x: &[f32]) -> [f32; 4] {
-    let scales: &[u16] = bytemuck::cast_slice(matrix.scales);
-    let scale = |row: usize, block: usize| widen(scales[row * 2 * matrix.blocks.div_ceil(2) + block]);
-    let none = |_, _| 1.0;
+    type Factors = [[f32; 2]; 2];
+    #[inline(always)]
+    fn byte(block: &[i8; 32], at: usize, lane: usize, factors: Factors) -> f32 {
+        let [s, o] = factors[at / 2];
+        s * f32::from(block[8 * at + lane]) - o
+    }
+    #[inline(always)]
+    fn nibble(block: &[u32; 4], at: usize, lane: usize, factors: Factors) -> f32 {
+        const SHIFTS: [u32; 8] = [0, 8, 16, 24, 4, 12, 20, 28];
+        let [s, o] = factors[at / 2];
+        s * (block[at] >> SHIFTS[lane] & 15) as i32 as f32 - o
+    }
+    // The layout is a constant at every call, so that only its own scales are compiled in.
+    let of = |layout: Layout| move |row: usize, block: usize| layout.factors(matrix.scales, row, matrix.blocks, block);
+    let none = |_, _| ();
     match matrix.layout {
-        Layout::F32 => dot_blocks(matrix, rows, x, none, |block: &[f32; 32], at, lane, _| block[8 * at + lane]),
-        Layout::F16 => dot_blocks(matrix, rows, x, none, |block: &[u16; 32], at, lane, _| widen(block[8 * at + lane])),
-        Layout::Bf16 => dot_blocks(matrix, rows, x, none, |block: &[u16; 32], at, lane, _| {
+        Layout::F32 => dot_blocks(matrix, rows, x, none, |block: &[f32; 32], at, lane, ()| block[8 * at + lane]),
+        Layout::F16 => dot_blocks(matrix, rows, x, none, |block: &[u16; 32], at, lane, ()| widen(block[8 * at + lane])),
+        Layout::Bf16 => dot_blocks(matrix, rows, x, none, |block: &[u16; 32], at, lane, ()| {
             f32::from_bits(u32::from(block[8 * at + lane]) << 16)
         }),
-        Layout::Q8 => dot_blocks(matrix, rows, x, scale, |block: &[i8; 32], at, lane, scale| {
-            scale * f32::from(block[8 * at + lane])
-        }),
-        Layout::Q4 => dot_blocks(matrix, rows, x, scale, |block: &[u32; 4], at, lane, scale| {
-            const SHIFTS: [u32; 8] = [0, 8, 16, 24, 4, 12, 20, 28];
-            scale * ((block[at] >> SHIFTS[lane] & 15) as i32 as f32 - 8.0)
-        }),
+        Layout::Q8 => dot_blocks(matrix, rows, x, of(Layout::Q8), byte),
+        Layout::Q4 => dot_blocks(matrix, rows, x, of(Layout::Q4), nibble),
+        Layout::Q8Min => dot_blocks(matrix, rows, x, of(Layout::Q8Min), byte),
+        Layout::Q4Min => dot_blocks(matrix, rows, x, of(Layout::Q4Min), nibble),
+        Layout::K8By32 => dot_blocks(matrix, rows, x, of(Layout::K8By32), byte),
+        Layout::K4By32 => dot_blocks(matrix, rows, x, of(Layout::K4By32), nibble),
+        Layout::K8By16 => dot_blocks(matrix, rows, x, of(Layout::K8By16), byte),
+        Layout::K4By16 => dot_blocks(matrix, rows, x, of(Layout::K4By16), nibble),
     }
 }
 
-/// As [`dot_packed`]: `scale` gives a block's scale, `weight` what stands in it at 8 · at + lane, scaled.
+/// As [`dot_packed`]: `factors` gives a block's factors, `weight` the weight that stands in it at 8 · at + lane.
 #[inline(always)]
-fn dot_blocks<T: AnyBitPattern, const N: usize>(
+fn dot_blocks<T: AnyBitPattern, F: Copy, const N: usize>(
     matrix: Matrix<'_>,
     rows: [usize; 4],
     x: &[f32],
-    scale: impl Fn(usize, usize) -> f32,
-    weight: impl Fn(&[T; N], usize, usize, f32) -> f32,
+    factors: impl Fn(usize, usize) -> F,
+    weight: impl Fn(&[T; N], usize, usize, F) -> f32,
 ) -> [f32; 4] {
     let words = matrix.blocks * matrix.layout.words_per_block();
     let quants = rows.map(|row| {
@@ -285,9 +298,9 @@ fn dot_blocks<T: AnyBitPattern, const N: usize>(
     let mut sums = [[0.0_f32; 8]; 4];
     for (block, x) in x.as_chunks::<BLOCK>().0[..matrix.blocks].iter().enumerate() {
         for (row, sums) in sums.iter_mut().enumerate() {
-            let (quants, scale) = (&quants[row][block], scale(rows[row], block));
+            let (quants, factors) = (&quants[row][block], factors(rows[row], block));
             for lane in 0..8 {
-                let product = |at: usize| weight(quants, at, lane, scale) * x[8 * at + lane];
+                let product = |at: usize| weight(quants, at, lane, factors) * x[8 * at + lane];
                 sums[lane] = (((sums[lane] + product(0)) + product(1)) + product(2)) + product(3);
             }
         }
