@@ -5,7 +5,7 @@
 //! **scale plane** (u32 words, `[row][word]`, see [`Layout::row_scales`]). GGUF's own blocks (say 18 or 210 bytes) would
 //! need unaligned loads in WGSL; these are read as whole `vec4<u32>`.
 //!
-//! A quantised weight is `s · q − o` with an integer q of 4 or 8 bits; [`Layout::factors`] gives s and o. A super-block's
+//! A quantised weight is `s · q − o` with an integer q of 4, 6 or 8 bits; [`Layout::factors`] gives s and o. A super-block's
 //! s and o are products f16 · i8, exact in f32, and so is `s · q` but for `Q6_K`, which has no o. One rounding is left:
 //! the weights are ggml's to the bit, whether or not a compiler contracts `s · q − o`.
 
@@ -121,9 +121,11 @@ pub enum Layout {
     K8By32 = 7,
     /// Quants as [`Self::Q4`], scales as [`Self::K8By32`].
     K4By32 = 8,
-    /// Quants as [`Self::Q8`]. As [`Self::K8By32`], but i8 a and b for each 16 weights: nine words.
-    K8By16 = 9,
-    /// Quants as [`Self::Q4`], scales as [`Self::K8By16`].
+    /// Quants of 6 bits, q + 32: four words of low bits as [`Self::Q4`], then two words of high bits; of word i, bits 2c
+    /// and 2c + 1 of byte b are those of weight 16i + 4c + b. Scales as [`Self::K8By32`], but i8 a and b for each 16
+    /// weights: nine words.
+    K6By16 = 9,
+    /// Quants as [`Self::Q4`], scales as [`Self::K6By16`].
     K4By16 = 10,
 }
 
@@ -142,7 +144,7 @@ impl Layout {
         Self::Q4Min,
         Self::K8By32,
         Self::K4By32,
-        Self::K8By16,
+        Self::K6By16,
         Self::K4By16,
     ];
 
@@ -156,9 +158,9 @@ impl Layout {
             TensorType::Q4_0 => Self::Q4,
             TensorType::Q5_1 => Self::Q8Min,
             TensorType::Q4_1 => Self::Q4Min,
-            TensorType::Q5K | TensorType::Iq4Xs => Self::K8By32,
+            TensorType::Iq4Xs => Self::K8By32,
             TensorType::Q4K => Self::K4By32,
-            TensorType::Q6K => Self::K8By16,
+            TensorType::Q5K | TensorType::Q6K => Self::K6By16,
             TensorType::Q2K | TensorType::Q3K => Self::K4By16,
         }
     }
@@ -176,7 +178,8 @@ impl Layout {
         match self {
             Self::F32 => 32,
             Self::F16 | Self::Bf16 => 16,
-            Self::Q8 | Self::Q8Min | Self::K8By32 | Self::K8By16 => 8,
+            Self::Q8 | Self::Q8Min | Self::K8By32 => 8,
+            Self::K6By16 => 6,
             Self::Q4 | Self::Q4Min | Self::K4By32 | Self::K4By16 => 4,
         }
     }
@@ -188,7 +191,7 @@ impl Layout {
             Self::Q8 | Self::Q4 => blocks.div_ceil(2),
             Self::Q8Min | Self::Q4Min => blocks,
             Self::K8By32 | Self::K4By32 => 5 * blocks.div_ceil(SUPER),
-            Self::K8By16 | Self::K4By16 => 9 * blocks.div_ceil(SUPER),
+            Self::K6By16 | Self::K4By16 => 9 * blocks.div_ceil(SUPER),
         }
     }
 
@@ -202,14 +205,13 @@ impl Layout {
         rows * self.row_scales(cols.div_ceil(BLOCK))
     }
 
-    /// `[s, o]` for the first and for the second 16 weights of block `block` of row `row`: a weight is `s · q − o`.
-    /// `scales` is the scale plane of rows of `blocks` blocks. Layouts of floats have no use for it.
+    /// `[s, o]` for the first and for the second 16 weights of block `block` of a row: a weight is `s · q − o`.
+    /// `scales` is the row's part of the scale plane. Layouts of floats have no use for it.
     ///
     /// # Panics
-    /// If the plane is too short.
-    #[inline(always)]
-    pub fn factors(self, scales: &[u32], row: usize, blocks: usize, block: usize) -> [[f32; 2]; 2] {
-        let scales = &scales[row * self.row_scales(blocks)..][..self.row_scales(blocks)];
+    /// If the row is too short.
+    #[inline(always)] // so that it is compiled for the vector instructions of its caller
+    pub fn factors(self, scales: &[u32], block: usize) -> [[f32; 2]; 2] {
         let low = |word: u32| widen(word as u16);
         let high = |word: u32| widen((word >> 16) as u16);
         let byte = |word: u32, index: usize| f32::from((word >> (8 * index)) as i8);
@@ -225,7 +227,7 @@ impl Layout {
                 let pair = scales[1 + block % SUPER / 2] >> (16 * (block % 2));
                 [[low(scales[0]) * byte(pair, 0), high(scales[0]) * byte(pair, 1)]; 2]
             }
-            Self::K8By16 | Self::K4By16 => {
+            Self::K6By16 | Self::K4By16 => {
                 let scales = &scales[9 * (block / SUPER)..][..9];
                 let (d, e, pairs) = (low(scales[0]), high(scales[0]), scales[1 + block % SUPER]);
                 [[d * byte(pairs, 0), e * byte(pairs, 1)], [d * byte(pairs, 2), e * byte(pairs, 3)]]
@@ -253,6 +255,7 @@ pub fn widen(half: u16) -> f32 {
 pub fn unpack_row(layout: Layout, quants: &[u32], scales: &[u32], row: usize, blocks: usize, out: &mut [f32]) {
     let words = layout.words_per_block();
     let quants = &quants[row * blocks * words..][..blocks * words];
+    let scales = &scales[row * layout.row_scales(blocks)..][..layout.row_scales(blocks)];
     let out = &mut out[..blocks * BLOCK];
     match layout {
         Layout::F32 => {
@@ -272,9 +275,9 @@ pub fn unpack_row(layout: Layout, quants: &[u32], scales: &[u32], row: usize, bl
                 out[1] = f32::from_bits(word & 0xffff_0000);
             }
         }
-        Layout::Q8 | Layout::Q8Min | Layout::K8By32 | Layout::K8By16 => {
+        Layout::Q8 | Layout::Q8Min | Layout::K8By32 => {
             for (block, (out, words)) in out.chunks_exact_mut(BLOCK).zip(quants.chunks_exact(8)).enumerate() {
-                let factors = layout.factors(scales, row, blocks, block);
+                let factors = layout.factors(scales, block);
                 for (at, (out, word)) in out.chunks_exact_mut(4).zip(words).enumerate() {
                     let [s, o] = factors[at / 4];
                     for (byte, out) in out.iter_mut().enumerate() {
@@ -283,9 +286,22 @@ pub fn unpack_row(layout: Layout, quants: &[u32], scales: &[u32], row: usize, bl
                 }
             }
         }
+        Layout::K6By16 => {
+            for (block, (out, words)) in out.chunks_exact_mut(BLOCK).zip(quants.chunks_exact(6)).enumerate() {
+                let factors = layout.factors(scales, block);
+                for (at, out) in out.chunks_exact_mut(4).enumerate() {
+                    let [s, o] = factors[at / 4];
+                    let (low, high) = (words[at / 2] >> (4 * (at % 2)), words[4 + at / 4] >> (2 * (at % 4)));
+                    for (byte, out) in out.iter_mut().enumerate() {
+                        let quant = low >> (8 * byte) & 15 | (high >> (8 * byte) & 3) << 4;
+                        *out = s * (quant as f32 - 32.0) - o;
+                    }
+                }
+            }
+        }
         Layout::Q4 | Layout::Q4Min | Layout::K4By32 | Layout::K4By16 => {
             for (block, (out, words)) in out.chunks_exact_mut(BLOCK).zip(quants.chunks_exact(4)).enumerate() {
-                let factors = layout.factors(scales, row, blocks, block);
+                let factors = layout.factors(scales, block);
                 for (at, (out, word)) in out.chunks_exact_mut(8).zip(words).enumerate() {
                     let [s, o] = factors[at / 2];
                     for byte in 0..4 {

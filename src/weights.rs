@@ -131,6 +131,11 @@ impl Directory {
         }
     }
 
+    /// The tensors and how they are packed: what the executors read instead of the file's blocks.
+    pub fn layouts(&self) -> impl Iterator<Item = (&TensorInfo, Layout)> {
+        self.placements.iter().map(|placement| (&placement.tensor, placement.target.layout()))
+    }
+
     /// Bytes of the tensors in the file.
     pub fn file_bytes(&self) -> u64 {
         self.placements.iter().map(|placement| placement.tensor.bytes).sum()

@@ -12,6 +12,7 @@ use sinkstream::gpu::Gpu;
 use sinkstream::kernel::{Access, Kernel};
 use sinkstream::kernels::{ALL, attention, embed, gate_up, logits, nll, project, qkv, sample};
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan, Purpose};
+use sinkstream::quant::Layout;
 
 /// What core WebGPU has: `unpack2x16float`, and nothing optional.
 const CORE: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
@@ -217,7 +218,7 @@ fn all_pipelines_can_be_built() {
     let mut buffers = Buffers::default();
     let mut dispatches = vec![];
     for kernel in ALL {
-        for layout in 0..5 {
+        for layout in 0..Layout::ALL.len() as u32 {
             for (lanes, columns, cache) in [(1, 1, 0), (1, 8, 1), (4, 7, 0), (16, 1, 1), (16, 8, 0), (64, 2, 1)] {
                 let constants = [("LAYOUT", layout), ("LANES", lanes), ("COLUMNS", columns), ("CACHE_F32", cache)];
                 dispatches.push(dispatch(kernel, &mut buffers, 1 << 15, &constants));

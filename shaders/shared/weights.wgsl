@@ -1,12 +1,12 @@
 // Packed weights: unpacks one block of 32 into f32. Layouts and twin: src/quant.rs.
 //
 // The kernel binds
-//   quants: array<vec4<u32>>  [row][block][words / 4]; words per block: F32 32, F16 and BF16 16, Q8… and K8… 8, others 4
+//   quants: array<vec4<u32>>  [row][block][words / 4]; words per block: F32 32, F16, BF16 16, Q8…, K8… 8, K6… 6, Q4…, K4… 4
 //   scales: array<u32>        [row][word]; not read for F32, F16 and BF16; words of a row:
 //     Q8, Q4          ceil(blocks / 2), each f16 s of two blocks
 //     Q8_MIN, Q4_MIN  blocks, each f16 s, f16 o
 //     K8_, K4_BY_32   5 · ceil(blocks / 8): f16 d, f16 e, then i8 a, i8 b for each block: s = d · a, o = e · b
-//     K8_, K4_BY_16   9 · ceil(blocks / 8): the same with a, b for each half of a block
+//     K6_, K4_BY_16   9 · ceil(blocks / 8): the same with a, b for each half of a block
 
 override LAYOUT: u32;
 
@@ -19,7 +19,7 @@ const Q8_MIN: u32 = 5u;
 const Q4_MIN: u32 = 6u;
 const K8_BY_32: u32 = 7u;
 const K4_BY_32: u32 = 8u;
-const K8_BY_16: u32 = 9u;
+const K6_BY_16: u32 = 9u;
 const K4_BY_16: u32 = 10u;
 
 // f16 bits to f32, exactly. By hand, because hardware may flush subnormals, and scales of small weights are subnormal.
@@ -74,6 +74,11 @@ fn nibbles(word: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8(word & 0x0f0f0f0fu));
 }
 
+// Four quants of 6 bits: the low nibbles of `low`'s bytes, and above them bits 4 and 5 of `high`'s.
+fn six_bits(low: u32, high: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xU8((low & 0x0f0f0f0fu) | (high & 0x30303030u))) - 32.0;
+}
+
 // The 32 weights of block `block` of row `row`, in order; `blocks`: blocks of a row.
 fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
     let at = row * blocks + block;
@@ -104,12 +109,27 @@ fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
             brain_floats(c.x, c.y), brain_floats(c.z, c.w), brain_floats(d.x, d.y), brain_floats(d.z, d.w));
     }
     let f = factors(row, blocks, block);
-    if (LAYOUT == Q8 || LAYOUT == Q8_MIN || LAYOUT == K8_BY_32 || LAYOUT == K8_BY_16) {
+    if (LAYOUT == Q8 || LAYOUT == Q8_MIN || LAYOUT == K8_BY_32) {
         let a = quants[at * 2u];
         let b = quants[at * 2u + 1u];
         return array<vec4<f32>, 8>(
             f.x * bytes(a.x) - f.y, f.x * bytes(a.y) - f.y, f.x * bytes(a.z) - f.y, f.x * bytes(a.w) - f.y,
             f.z * bytes(b.x) - f.w, f.z * bytes(b.y) - f.w, f.z * bytes(b.z) - f.w, f.z * bytes(b.w) - f.w);
+    }
+    if (LAYOUT == K6_BY_16) {
+        // six words a block: an even block begins with a vec4, an odd one in the middle of one
+        let c = quants[at + at / 2u];
+        let d = quants[at + at / 2u + 1u];
+        let is_odd = (at & 1u) == 1u;
+        let a = select(c, vec4<u32>(c.zw, d.xy), is_odd);
+        let high = select(d.xy, d.zw, is_odd);
+        let x = high.x;
+        let y = high.y;
+        return array<vec4<f32>, 8>(
+            f.x * six_bits(a.x, x << 4u) - f.y, f.x * six_bits(a.x >> 4u, x << 2u) - f.y,
+            f.x * six_bits(a.y, x) - f.y, f.x * six_bits(a.y >> 4u, x >> 2u) - f.y,
+            f.z * six_bits(a.z, y << 4u) - f.w, f.z * six_bits(a.z >> 4u, y << 2u) - f.w,
+            f.z * six_bits(a.w, y) - f.w, f.z * six_bits(a.w >> 4u, y >> 2u) - f.w);
     }
     let a = quants[at];
     let b = a >> vec4<u32>(4u);

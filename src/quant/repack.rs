@@ -79,14 +79,9 @@ fn pack_row(kind: TensorType, bytes: &[u8], words: &mut [u32], scales: &mut [u32
             for (words, block) in words.zip(bytes.chunks_exact(kind.block_bytes())) {
                 let (mut quants, mut pieces) = ([0; MAX_LEN], [0; MAX_SCALES]);
                 let count = spread_block(kind, block, &mut quants[..len], &mut pieces);
-                if layout.words_per_block() == 8 {
-                    for (word, quants) in words.iter_mut().zip(quants.chunks_exact(4)) {
-                        *word = le32(quants);
-                    }
-                } else {
-                    for (word, quants) in words.iter_mut().zip(quants.chunks_exact(8)) {
-                        *word = le32(quants) | le32(&quants[4..]) << 4;
-                    }
+                let words = words.chunks_exact_mut(layout.words_per_block());
+                for (words, quants) in words.zip(quants.as_chunks::<BLOCK>().0) {
+                    pack_block(quants, words);
                 }
                 for piece in &pieces[..count] {
                     scales[next_scale / 2] |= u32::from(*piece) << (16 * (next_scale % 2));
@@ -94,6 +89,22 @@ fn pack_row(kind: TensorType, bytes: &[u8], words: &mut [u32], scales: &mut [u32
                 }
             }
         }
+    }
+}
+
+/// 32 quants into 8, 6 or 4 words: see [`Layout`].
+fn pack_block(quants: &[u8; BLOCK], words: &mut [u32]) {
+    let fours: [u32; 8] = std::array::from_fn(|i| le32(&quants[4 * i..]));
+    if let Ok(words) = <&mut [u32; 8]>::try_from(&mut *words) {
+        *words = fours;
+        return;
+    }
+    let (low, high) = words.split_at_mut(4);
+    for (word, fours) in low.iter_mut().zip(fours.as_chunks::<2>().0) {
+        *word = fours[0] & 0x0f0f_0f0f | (fours[1] & 0x0f0f_0f0f) << 4;
+    }
+    for (word, fours) in high.iter_mut().zip(fours.as_chunks::<4>().0) {
+        *word = (0..4).fold(0, |word, c| word | (fours[c] >> 4 & 0x0303_0303) << (2 * c));
     }
 }
 
@@ -165,14 +176,18 @@ fn spread_block(kind: TensorType, block: &[u8], q: &mut [u8], scales: &mut [u16;
         TensorType::Q5K => {
             spread_each(&block[48..], 32, 4, 0, q);
             spread(&block[16..48], 1, 4, q);
-            six_bits(&block[4..16], scales);
-            super_scales(le16(block), le16(&block[2..]), scales, 8)
+            q.iter_mut().for_each(|q| *q += 32);
+            let mut pairs = [0; MAX_SCALES];
+            six_bits(&block[4..16], &mut pairs);
+            for (twice, pair) in scales[2..].chunks_exact_mut(2).zip(&pairs[2..]) {
+                twice.fill(*pair); // one for each half of its 32 weights
+            }
+            super_scales(le16(block), le16(&block[2..]), scales, 16)
         }
         // low 4 bits [128], high 2 bits [64], scales [16], d
         TensorType::Q6K => {
             spread_each(&block[..128], 64, 4, 0, q);
             spread_each(&block[128..192], 32, 2, 4, q);
-            q.iter_mut().for_each(|q| *q = q.wrapping_sub(32));
             for (pair, scale) in scales[2..].iter_mut().zip(&block[192..208]) {
                 *pair = pair_of(*scale, 0);
             }

@@ -63,8 +63,8 @@ fn knows_ggmls_numbers_and_block_sizes() {
         (10, TensorType::Q2K, "Q2_K", (256, 84), Layout::K4By16),
         (11, TensorType::Q3K, "Q3_K", (256, 110), Layout::K4By16),
         (12, TensorType::Q4K, "Q4_K", (256, 144), Layout::K4By32),
-        (13, TensorType::Q5K, "Q5_K", (256, 176), Layout::K8By32),
-        (14, TensorType::Q6K, "Q6_K", (256, 210), Layout::K8By16),
+        (13, TensorType::Q5K, "Q5_K", (256, 176), Layout::K6By16),
+        (14, TensorType::Q6K, "Q6_K", (256, 210), Layout::K6By16),
         (20, TensorType::Iq4Nl, "IQ4_NL", (32, 18), Layout::Q8),
         (23, TensorType::Iq4Xs, "IQ4_XS", (256, 136), Layout::K8By32),
         (30, TensorType::Bf16, "BF16", (1, 2), Layout::Bf16),
@@ -157,7 +157,7 @@ fn reads_few_bits_for_a_weight() {
         (Layout::Q4Min, 5.0),
         (Layout::K8By32, 8.625),
         (Layout::K4By32, 4.625),
-        (Layout::K8By16, 9.125),
+        (Layout::K6By16, 7.125),
         (Layout::K4By16, 5.125),
     ] {
         let words = layout.quant_words(3, 512) + layout.scale_words(3, 512);
