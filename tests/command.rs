@@ -256,8 +256,9 @@ fn info_shows_the_file_and_the_memory_plan() {
     let report = json(&["info", "--json", "--model", &golden("q4_mixed.gguf")]);
     let bits = &report["memory"]["bits_per_weight_by_type"];
     assert_eq!((bits["Q4_0"].as_f64(), bits["Q8_0"].as_f64()), (Some(4.5), Some(8.5)));
-    let of_weights = |tensor: &Value| tensor["shape"].as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).product();
-    let weights: f64 = report["tensors"].as_array().unwrap().iter().map(of_weights).sum::<f64>();
+    let size =
+        |tensor: &Value| tensor["shape"].as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).product::<f64>();
+    let weights: f64 = report["tensors"].as_array().unwrap().iter().map(size).sum();
     let bytes = report["memory"]["bits_per_weight"].as_f64().unwrap() * weights / 8.0;
     let in_buffers = report["memory"]["weights_bytes"].as_f64().unwrap();
     assert!(bytes <= in_buffers && bytes > 0.98 * in_buffers, "{bytes} of {in_buffers}"); // empty planes have 16 bytes
