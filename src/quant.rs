@@ -2,14 +2,18 @@
 //!
 //! [`crate::gguf`] says which [`TensorType`] a tensor has; loading repacks it row by row into a [`Layout`], which both
 //! executors read. A layout has a **quant plane** (u32 words, `[row][block][word]`) and, for 8- and 4-bit weights, a
-//! **scale plane** (`[row][ceil(blocks / 2)]` u32, two f16 each, the even block in the low half). GGUF's own blocks
-//! (18 or 34 bytes, scale first) would need unaligned loads in WGSL; these are read as whole `vec4<u32>`.
+//! **scale plane** (u32 words, `[row][word]`, see [`Layout::row_scales`]). GGUF's own blocks (say 18 or 210 bytes) would
+//! need unaligned loads in WGSL; these are read as whole `vec4<u32>`.
+//!
+//! A quantised weight is `s · q − o` with an integer q of 4, 6 or 8 bits; [`Layout::factors`] gives s and o. A super-block's
+//! s and o are products f16 · i8, exact in f32, and so is `s · q` but for `Q6_K`, which has no o. One rounding is left:
+//! the weights are ggml's to the bit, whether or not a compiler contracts `s · q − o`.
 
 mod ggml;
-
-use half::{bf16, f16};
+mod repack;
 
 pub use ggml::GgmlType;
+pub use repack::repack;
 
 /// Weights in a block of every layout. Rows are padded with zero weights to a multiple of it.
 pub const BLOCK: usize = 32;
@@ -22,17 +26,53 @@ pub enum TensorType {
     F32 = 0,
     /// 16-bit floats (IEEE 754 binary16).
     F16 = 1,
-    /// Blocks of 32: f16 scale d, then 16 bytes q. Weight i is `d · ((qᵢ & 15) − 8)`, weight i + 16 `d · ((qᵢ >> 4) − 8)`.
+    /// Blocks of 32: f16 d, 4 bits q. `d · (q − 8)`.
     Q4_0 = 2,
-    /// Blocks of 32: f16 scale d, then 32 i8 q. Weight i is `d · qᵢ`.
+    /// Blocks of 32: f16 d and m, 4 bits q. `d · q + m`.
+    Q4_1 = 3,
+    /// Blocks of 32: f16 d, 5 bits q. `d · (q − 16)`.
+    Q5_0 = 6,
+    /// Blocks of 32: f16 d and m, 5 bits q. `d · q + m`.
+    Q5_1 = 7,
+    /// Blocks of 32: f16 d, i8 q. `d · q`.
     Q8_0 = 8,
+    /// Super-blocks of 256: f16 d and e; for each 16 weights 4 bits s and m; 2 bits q. `d · s · q − e · m`.
+    Q2K = 10,
+    /// Super-blocks of 256: f16 d; for each 16 weights 6 bits s; 3 bits q. `d · (s − 32) · (q − 4)`.
+    Q3K = 11,
+    /// Super-blocks of 256: f16 d and e; for each 32 weights 6 bits s and m; 4 bits q. `d · s · q − e · m`.
+    Q4K = 12,
+    /// As [`Self::Q4K`] with 5 bits q.
+    Q5K = 13,
+    /// Super-blocks of 256: f16 d; for each 16 weights i8 s; 6 bits q. `d · s · (q − 32)`.
+    Q6K = 14,
+    /// Blocks of 32: f16 d, 4 bits that choose q among 16 values of 8 bits. `d · q`.
+    Iq4Nl = 20,
+    /// Super-blocks of 256: f16 d; for each 32 weights 6 bits s; q as [`Self::Iq4Nl`]. `d · (s − 32) · q`.
+    Iq4Xs = 23,
     /// The upper halves of 32-bit floats.
     Bf16 = 30,
 }
 
 impl TensorType {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0, Self::Q4_0];
+    pub const ALL: [Self; 15] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::Iq4Nl,
+        Self::Iq4Xs,
+    ];
 
     /// The type with ggml's number `id`.
     pub fn from_ggml(id: u32) -> Option<Self> {
@@ -41,31 +81,17 @@ impl TensorType {
 
     /// ggml's name.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::Q8_0 => "Q8_0",
-            Self::Q4_0 => "Q4_0",
-        }
+        ggml::of_known(self).0
     }
 
     /// Weights in a block.
     pub fn block_len(self) -> usize {
-        match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 1,
-            Self::Q8_0 | Self::Q4_0 => 32,
-        }
+        ggml::of_known(self).1
     }
 
     /// Bytes of a block.
     pub fn block_bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::Q8_0 => 34,
-            Self::Q4_0 => 18,
-        }
+        ggml::of_known(self).2
     }
 }
 
@@ -79,23 +105,63 @@ pub enum Layout {
     F16 = 1,
     /// A word is two bf16, the first in the low half.
     Bf16 = 2,
-    /// A word is four i8, the first in the lowest byte; times the block's scale.
+    /// A word of quants is four i8, the first in the lowest byte. An f16 s for each block, two a word, the even block
+    /// in the low half.
     Q8 = 3,
-    /// Word j holds weights 8j to 8j + 7: 8j + b in the low and 8j + 4 + b in the high half of byte b, so that
-    /// `w & 0x0f0f0f0f` and `(w >> 4) & 0x0f0f0f0f` each are four neighbours. The weight is nibble − 8, times the
-    /// block's scale.
+    /// Word j of a block's quants holds weights 8j to 8j + 7: 8j + b in the low and 8j + 4 + b in the high half of
+    /// byte b, so that `w & 0x0f0f0f0f` and `(w >> 4) & 0x0f0f0f0f` each are four neighbours. Scales as [`Self::Q8`],
+    /// `o = 8 · s`.
     Q4 = 4,
+    /// Quants as [`Self::Q8`]. A word for each block: f16 s, then f16 o.
+    Q8Min = 5,
+    /// Quants as [`Self::Q4`], scales as [`Self::Q8Min`].
+    Q4Min = 6,
+    /// Quants as [`Self::Q8`]. Five words for each super-block of 8 blocks: f16 d and e; then for each block i8 a and b,
+    /// two pairs a word. `s = d · a`, `o = e · b`.
+    K8By32 = 7,
+    /// Quants as [`Self::Q4`], scales as [`Self::K8By32`].
+    K4By32 = 8,
+    /// Quants of 6 bits, q + 32: four words of low bits as [`Self::Q4`], then two words of high bits; of word i, bits 2c
+    /// and 2c + 1 of byte b are those of weight 16i + 4c + b. Scales as [`Self::K8By32`], but i8 a and b for each 16
+    /// weights: nine words.
+    K6By16 = 9,
+    /// Quants as [`Self::Q4`], scales as [`Self::K6By16`].
+    K4By16 = 10,
 }
 
+/// Blocks of 32 in a super-block.
+const SUPER: usize = 8;
+
 impl Layout {
+    /// All of them, by number.
+    pub const ALL: [Self; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q8,
+        Self::Q4,
+        Self::Q8Min,
+        Self::Q4Min,
+        Self::K8By32,
+        Self::K4By32,
+        Self::K6By16,
+        Self::K4By16,
+    ];
+
     /// The layout that keeps every weight of this type as it is.
     pub fn for_type(kind: TensorType) -> Self {
         match kind {
             TensorType::F32 => Self::F32,
             TensorType::F16 => Self::F16,
             TensorType::Bf16 => Self::Bf16,
-            TensorType::Q8_0 => Self::Q8,
+            TensorType::Q8_0 | TensorType::Q5_0 | TensorType::Iq4Nl => Self::Q8,
             TensorType::Q4_0 => Self::Q4,
+            TensorType::Q5_1 => Self::Q8Min,
+            TensorType::Q4_1 => Self::Q4Min,
+            TensorType::Iq4Xs => Self::K8By32,
+            TensorType::Q4K => Self::K4By32,
+            TensorType::Q5K | TensorType::Q6K => Self::K6By16,
+            TensorType::Q2K | TensorType::Q3K => Self::K4By16,
         }
     }
 
@@ -104,7 +170,7 @@ impl Layout {
     /// # Panics
     /// If there is none: the numbers come from our own plans, never from a file.
     pub fn from_u32(number: u32) -> Self {
-        [Self::F32, Self::F16, Self::Bf16, Self::Q8, Self::Q4][number as usize]
+        Self::ALL[number as usize]
     }
 
     /// u32 words of the quant plane for one block of 32 weights.
@@ -112,14 +178,21 @@ impl Layout {
         match self {
             Self::F32 => 32,
             Self::F16 | Self::Bf16 => 16,
-            Self::Q8 => 8,
-            Self::Q4 => 4,
+            Self::Q8 | Self::Q8Min | Self::K8By32 => 8,
+            Self::K6By16 => 6,
+            Self::Q4 | Self::Q4Min | Self::K4By32 | Self::K4By16 => 4,
         }
     }
 
-    /// Whether there is a scale plane.
-    pub const fn has_scales(self) -> bool {
-        matches!(self, Self::Q8 | Self::Q4)
+    /// u32 words of the scale plane for one row of `blocks` blocks; 0 if there is none.
+    pub const fn row_scales(self, blocks: usize) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 0,
+            Self::Q8 | Self::Q4 => blocks.div_ceil(2),
+            Self::Q8Min | Self::Q4Min => blocks,
+            Self::K8By32 | Self::K4By32 => 5 * blocks.div_ceil(SUPER),
+            Self::K6By16 | Self::K4By16 => 9 * blocks.div_ceil(SUPER),
+        }
     }
 
     /// u32 words of the quant plane for `rows` rows of `cols` weights.
@@ -129,133 +202,38 @@ impl Layout {
 
     /// u32 words of the scale plane for `rows` rows of `cols` weights.
     pub const fn scale_words(self, rows: usize, cols: usize) -> usize {
-        if self.has_scales() { rows * cols.div_ceil(BLOCK).div_ceil(2) } else { 0 }
+        rows * self.row_scales(cols.div_ceil(BLOCK))
     }
-}
 
-/// Packs `rows` rows of `cols` weights, padding columns with zero weights to a multiple of 32.
-///
-/// `bytes` are the rows as in the file, `cols` a multiple of the type's block. `quants` has
-/// [`Layout::quant_words`] words, `[row][block][word]`; `scales` has [`Layout::scale_words`], `[row][ceil(blocks / 2)]`.
-/// Rows can be packed a few at a time: each fills its own whole words.
-///
-/// Bit for bit into the type's own layout; into F32 every type is dequantised exactly (an f16 scale times 8 bits fits
-/// in 24).
-///
-/// # Panics
-/// If a slice is shorter than that, or `layout` is neither the type's own nor F32.
-pub fn repack(
-    kind: TensorType,
-    bytes: &[u8],
-    rows: usize,
-    cols: usize,
-    layout: Layout,
-    quants: &mut [u32],
-    scales: &mut [u32],
-) {
-    let row_bytes = cols / kind.block_len() * kind.block_bytes();
-    debug_assert_eq!(cols % kind.block_len(), 0);
-    debug_assert_eq!(bytes.len(), rows * row_bytes);
-    debug_assert_eq!(quants.len(), layout.quant_words(rows, cols));
-    debug_assert_eq!(scales.len(), layout.scale_words(rows, cols));
-    let (row_quants, row_scales) = (layout.quant_words(1, cols), layout.scale_words(1, cols));
-    for row in 0..rows {
-        let bytes = &bytes[row * row_bytes..][..row_bytes];
-        let quants = &mut quants[row * row_quants..][..row_quants];
-        let scales = &mut scales[row * row_scales..][..row_scales];
-        match (kind, layout) {
-            (_, Layout::F32) => repack_f32(kind, bytes, quants),
-            (TensorType::F16, Layout::F16) | (TensorType::Bf16, Layout::Bf16) => repack_16(bytes, quants),
-            (TensorType::Q8_0, Layout::Q8) => repack_q8(bytes, quants, scales),
-            (TensorType::Q4_0, Layout::Q4) => repack_q4(bytes, quants, scales),
-            _ => panic!("no way from {} to {layout:?}", kind.name()),
-        }
-    }
-}
-
-/// One row of any type to f32 words.
-fn repack_f32(kind: TensorType, bytes: &[u8], words: &mut [u32]) {
-    words.fill(0);
-    match kind {
-        TensorType::F32 => {
-            for (word, value) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-                *word = le32(value);
+    /// `[s, o]` for the first and for the second 16 weights of block `block` of a row: a weight is `s · q − o`.
+    /// `scales` is the row's part of the scale plane. Layouts of floats have no use for it.
+    ///
+    /// # Panics
+    /// If the row is too short.
+    #[inline(always)] // so that it is compiled for the vector instructions of its caller
+    pub fn factors(self, scales: &[u32], block: usize) -> [[f32; 2]; 2] {
+        let low = |word: u32| widen(word as u16);
+        let high = |word: u32| widen((word >> 16) as u16);
+        let byte = |word: u32, index: usize| f32::from((word >> (8 * index)) as i8);
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => [[1.0, 0.0]; 2],
+            Self::Q8 | Self::Q4 => {
+                let s = low(scales[block / 2] >> (16 * (block % 2)));
+                [[s, if matches!(self, Self::Q4) { 8.0 * s } else { 0.0 }]; 2]
             }
-        }
-        TensorType::F16 => {
-            for (word, value) in words.iter_mut().zip(bytes.chunks_exact(2)) {
-                *word = f16::from_bits(le16(value)).to_f32().to_bits();
+            Self::Q8Min | Self::Q4Min => [[low(scales[block]), high(scales[block])]; 2],
+            Self::K8By32 | Self::K4By32 => {
+                let scales = &scales[5 * (block / SUPER)..][..5];
+                let pair = scales[1 + block % SUPER / 2] >> (16 * (block % 2));
+                [[low(scales[0]) * byte(pair, 0), high(scales[0]) * byte(pair, 1)]; 2]
             }
-        }
-        TensorType::Bf16 => {
-            for (word, value) in words.iter_mut().zip(bytes.chunks_exact(2)) {
-                *word = bf16::from_bits(le16(value)).to_f32().to_bits();
-            }
-        }
-        TensorType::Q8_0 => {
-            for (words, block) in words.chunks_exact_mut(32).zip(bytes.chunks_exact(34)) {
-                let scale = f16::from_bits(le16(block)).to_f32();
-                for (word, quant) in words.iter_mut().zip(&block[2..]) {
-                    *word = (scale * f32::from(*quant as i8)).to_bits();
-                }
-            }
-        }
-        TensorType::Q4_0 => {
-            for (words, block) in words.chunks_exact_mut(32).zip(bytes.chunks_exact(18)) {
-                let scale = f16::from_bits(le16(block)).to_f32();
-                let (low, high) = words.split_at_mut(16);
-                for ((low, high), byte) in low.iter_mut().zip(high).zip(&block[2..]) {
-                    *low = (scale * (f32::from(byte & 15) - 8.0)).to_bits();
-                    *high = (scale * (f32::from(byte >> 4) - 8.0)).to_bits();
-                }
+            Self::K6By16 | Self::K4By16 => {
+                let scales = &scales[9 * (block / SUPER)..][..9];
+                let (d, e, pairs) = (low(scales[0]), high(scales[0]), scales[1 + block % SUPER]);
+                [[d * byte(pairs, 0), e * byte(pairs, 1)], [d * byte(pairs, 2), e * byte(pairs, 3)]]
             }
         }
     }
-}
-
-/// One row of 16-bit floats, two a word; an odd last one is followed by zero.
-fn repack_16(bytes: &[u8], words: &mut [u32]) {
-    words.fill(0);
-    for (word, pair) in words.iter_mut().zip(bytes.chunks(4)) {
-        let high = if pair.len() == 4 { le16(&pair[2..]) } else { 0 };
-        *word = u32::from(le16(pair)) | u32::from(high) << 16;
-    }
-}
-
-/// One row of `Q8_0`: the quants are already in order.
-fn repack_q8(bytes: &[u8], quants: &mut [u32], scales: &mut [u32]) {
-    scales.fill(0);
-    for (index, (words, block)) in quants.chunks_exact_mut(8).zip(bytes.chunks_exact(34)).enumerate() {
-        scales[index / 2] |= u32::from(le16(block)) << (16 * (index % 2));
-        for (word, quants) in words.iter_mut().zip(block[2..].chunks_exact(4)) {
-            *word = le32(quants);
-        }
-    }
-}
-
-/// One row of `Q4_0`: from byte i = weights i and i + 16 to neighbours in neighbouring bytes.
-fn repack_q4(bytes: &[u8], quants: &mut [u32], scales: &mut [u32]) {
-    const LOW: u32 = 0x0f0f_0f0f;
-    scales.fill(0);
-    for (index, (words, block)) in quants.chunks_exact_mut(4).zip(bytes.chunks_exact(18)).enumerate() {
-        scales[index / 2] |= u32::from(le16(block)) << (16 * (index % 2));
-        // a: weights 0–3 and 16–19; b: 4–7, 20–23; c: 8–11, 24–27; d: 12–15, 28–31
-        let [a, b, c, d] = [2, 6, 10, 14].map(|at| le32(&block[at..]));
-        words[0] = a & LOW | (b & LOW) << 4;
-        words[1] = c & LOW | (d & LOW) << 4;
-        words[2] = (a >> 4) & LOW | b & !LOW;
-        words[3] = (c >> 4) & LOW | d & !LOW;
-    }
-}
-
-/// The first two bytes, lowest first.
-fn le16(bytes: &[u8]) -> u16 {
-    u16::from_le_bytes([bytes[0], bytes[1]])
-}
-
-/// The first four bytes, lowest first.
-fn le32(bytes: &[u8]) -> u32 {
-    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 /// f16 to f32, exactly, for finite values. Unlike `half`'s conversion it has no branch, so that loops vectorise.
@@ -277,11 +255,8 @@ pub fn widen(half: u16) -> f32 {
 pub fn unpack_row(layout: Layout, quants: &[u32], scales: &[u32], row: usize, blocks: usize, out: &mut [f32]) {
     let words = layout.words_per_block();
     let quants = &quants[row * blocks * words..][..blocks * words];
+    let scales = &scales[row * layout.row_scales(blocks)..][..layout.row_scales(blocks)];
     let out = &mut out[..blocks * BLOCK];
-    let scale = |block: usize| {
-        let word = scales[row * blocks.div_ceil(2) + block / 2];
-        widen((word >> (16 * (block % 2))) as u16)
-    };
     match layout {
         Layout::F32 => {
             for (out, word) in out.iter_mut().zip(quants) {
@@ -300,24 +275,39 @@ pub fn unpack_row(layout: Layout, quants: &[u32], scales: &[u32], row: usize, bl
                 out[1] = f32::from_bits(word & 0xffff_0000);
             }
         }
-        Layout::Q8 => {
+        Layout::Q8 | Layout::Q8Min | Layout::K8By32 => {
             for (block, (out, words)) in out.chunks_exact_mut(BLOCK).zip(quants.chunks_exact(8)).enumerate() {
-                let scale = scale(block);
-                for (out, word) in out.chunks_exact_mut(4).zip(words) {
+                let factors = layout.factors(scales, block);
+                for (at, (out, word)) in out.chunks_exact_mut(4).zip(words).enumerate() {
+                    let [s, o] = factors[at / 4];
                     for (byte, out) in out.iter_mut().enumerate() {
-                        *out = scale * f32::from((word >> (8 * byte)) as i8);
+                        *out = s * f32::from((word >> (8 * byte)) as i8) - o;
                     }
                 }
             }
         }
-        Layout::Q4 => {
+        Layout::K6By16 => {
+            for (block, (out, words)) in out.chunks_exact_mut(BLOCK).zip(quants.chunks_exact(6)).enumerate() {
+                let factors = layout.factors(scales, block);
+                for (at, out) in out.chunks_exact_mut(4).enumerate() {
+                    let [s, o] = factors[at / 4];
+                    let (low, high) = (words[at / 2] >> (4 * (at % 2)), words[4 + at / 4] >> (2 * (at % 4)));
+                    for (byte, out) in out.iter_mut().enumerate() {
+                        let quant = low >> (8 * byte) & 15 | (high >> (8 * byte) & 3) << 4;
+                        *out = s * (quant as f32 - 32.0) - o;
+                    }
+                }
+            }
+        }
+        Layout::Q4 | Layout::Q4Min | Layout::K4By32 | Layout::K4By16 => {
             for (block, (out, words)) in out.chunks_exact_mut(BLOCK).zip(quants.chunks_exact(4)).enumerate() {
-                let scale = scale(block);
-                for (out, word) in out.chunks_exact_mut(8).zip(words) {
+                let factors = layout.factors(scales, block);
+                for (at, (out, word)) in out.chunks_exact_mut(8).zip(words).enumerate() {
+                    let [s, o] = factors[at / 2];
                     for byte in 0..4 {
                         let nibbles = word >> (8 * byte);
-                        out[byte] = scale * ((nibbles & 15) as f32 - 8.0);
-                        out[byte + 4] = scale * ((nibbles >> 4 & 15) as f32 - 8.0);
+                        out[byte] = s * (nibbles & 15) as f32 - o;
+                        out[byte + 4] = s * (nibbles >> 4 & 15) as f32 - o;
                     }
                 }
             }

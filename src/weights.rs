@@ -29,7 +29,7 @@ pub struct Matrix {
     pub blocks: u32,
     /// The quant plane: `[rows][blocks][words]`.
     pub quants: BufferId,
-    /// The scale plane: `[rows][ceil(blocks / 2)]` words of two f16; a dummy for layouts without scales.
+    /// The scale plane: `[rows][word]`, see [`Layout::row_scales`]; a dummy for layouts without scales.
     pub scales: BufferId,
 }
 
@@ -116,7 +116,7 @@ impl Directory {
         let rows = found.iter().map(Found::row_count).sum();
         let blocks = found[0].wanted.cols.div_ceil(BLOCK as u32);
         let words = u64::from(rows) * u64::from(blocks) * layout.words_per_block() as u64;
-        let scale_words = if layout.has_scales() { u64::from(rows) * u64::from(blocks.div_ceil(2)) } else { 0 };
+        let scale_words = u64::from(rows) * layout.row_scales(blocks as usize) as u64;
         let quants = buffers.add(name.clone(), 4 * words, Purpose::Weights);
         let scales = buffers.add(name + ".scales", 4 * scale_words, Purpose::Weights);
         let matrix = Matrix { layout, rows, blocks, quants, scales };
@@ -185,6 +185,11 @@ impl Directory {
         }
     }
 
+    /// The tensors and how they are packed: what the executors read instead of the file's blocks.
+    pub fn layouts(&self) -> impl Iterator<Item = (&TensorInfo, Layout)> {
+        self.placements.iter().map(|placement| (&placement.tensor, placement.target.layout()))
+    }
+
     /// Bytes of the tensors in the file.
     pub fn file_bytes(&self) -> u64 {
         // a tensor in several parts counts once
@@ -215,19 +220,19 @@ impl Directory {
                 bytes.resize(count * row_bytes as usize, 0);
                 source.read(tensor.offset + row * row_bytes, &mut bytes).await?;
                 let layout = target.layout();
-                let blocks = (cols as usize).div_ceil(BLOCK);
-                let (quant_words, scale_words) = (blocks * layout.words_per_block(), blocks.div_ceil(2));
+                let cols = cols as usize;
+                let (quant_words, scale_words) = (layout.quant_words(1, cols), layout.scale_words(1, cols));
                 quants.resize(count * quant_words, 0);
-                scales.resize(if layout.has_scales() { count * scale_words } else { 0 }, 0);
-                repack(*kind, &bytes, count, cols as usize, layout, &mut quants, &mut scales);
+                scales.resize(count * scale_words, 0);
+                repack(*kind, &bytes, count, cols, layout, &mut quants, &mut scales);
                 match *target {
                     Target::Floats { buffer, first } => {
-                        executor.write(buffer, 4 * first, bytemuck::cast_slice(&quants[..cols as usize]))?;
+                        executor.write(buffer, 4 * first, bytemuck::cast_slice(&quants[..cols]))?;
                     }
                     Target::Rows { matrix, first_row } => {
                         let at = u64::from(first_row) + row - of_tensor.start;
                         executor.write(matrix.quants, at * 4 * quant_words as u64, bytemuck::cast_slice(&quants))?;
-                        if layout.has_scales() {
+                        if scale_words > 0 {
                             executor.write(matrix.scales, at * 4 * scale_words as u64, bytemuck::cast_slice(&scales))?;
                         }
                     }

@@ -251,6 +251,20 @@ fn info_shows_the_file_and_the_memory_plan() {
         assert!(report["memory"][key].as_u64().unwrap() > 0, "{key}");
     }
     assert!(success(&["info"]).contains("blk.0.attn_q.weight"));
+
+    // What is read, not what the file has: a row of three blocks has two words of scales.
+    let report = json(&["info", "--json", "--model", &golden("q4_mixed.gguf")]);
+    let bits = &report["memory"]["bits_per_weight_by_type"];
+    assert_eq!(bits["Q8_0"].as_f64(), Some(8.5));
+    assert!((4.51..4.66).contains(&bits["Q4_0"].as_f64().unwrap()), "{bits}");
+    let size =
+        |tensor: &Value| tensor["shape"].as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).product::<f64>();
+    let weights: f64 = report["tensors"].as_array().unwrap().iter().map(size).sum();
+    let bytes = report["memory"]["bits_per_weight"].as_f64().unwrap() * weights / 8.0;
+    let in_buffers = report["memory"]["weights_bytes"].as_f64().unwrap();
+    assert!(bytes <= in_buffers && bytes > 0.98 * in_buffers, "{bytes} of {in_buffers}"); // empty planes have 16 bytes
+    let text = success(&["info", "--model", &golden("q4_mixed.gguf")]);
+    assert!(text.contains(" bytes, read as 8.500 bits a weight\n"), "{text}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use sinkstream::gpu::Gpu;
 use sinkstream::kernel::{Access, Kernel};
 use sinkstream::kernels::{ALL, add_norm, attention, embed, gate_up, head_norm, linear, nll, project, qkv, sample};
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan, Purpose};
+use sinkstream::quant::Layout;
 
 /// What core WebGPU has: `unpack2x16float`, and nothing optional.
 const CORE: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
@@ -242,7 +243,7 @@ fn all_pipelines_can_be_built() {
     let mut buffers = Buffers::default();
     let mut dispatches = vec![];
     for kernel in ALL {
-        for layout in 0..5 {
+        for layout in 0..Layout::ALL.len() as u32 {
             for (lanes, columns, cache) in [(1, 1, 0), (1, 8, 1), (4, 7, 0), (16, 1, 1), (16, 8, 0), (64, 2, 1)] {
                 let (flag, activation) = (layout % 2, layout % 4);
                 let constants = [

@@ -1,8 +1,12 @@
 // Packed weights: unpacks one block of 32 into f32. Layouts and twin: src/quant.rs.
 //
 // The kernel binds
-//   quants: array<vec4<u32>>  [row][block][words / 4]; words per block: F32 32, F16 and BF16 16, Q8 8, Q4 4
-//   scales: array<u32>        [row][ceil(blocks / 2)], two f16 a word, the even block low; read for Q8 and Q4 only
+//   quants: array<vec4<u32>>  [row][block][words / 4]; words per block: F32 32, F16, BF16 16, Q8…, K8… 8, K6… 6, Q4…, K4… 4
+//   scales: array<u32>        [row][word]; not read for F32, F16 and BF16; words of a row:
+//     Q8, Q4          ceil(blocks / 2), each f16 s of two blocks
+//     Q8_MIN, Q4_MIN  blocks, each f16 s, f16 o
+//     K8_, K4_BY_32   5 · ceil(blocks / 8): f16 d, f16 e, then i8 a, i8 b for each block: s = d · a, o = e · b
+//     K6_, K4_BY_16   9 · ceil(blocks / 8): the same with a, b for each half of a block
 
 override LAYOUT: u32;
 
@@ -11,6 +15,12 @@ const F16: u32 = 1u;
 const BF16: u32 = 2u;
 const Q8: u32 = 3u;
 const Q4: u32 = 4u;
+const Q8_MIN: u32 = 5u;
+const Q4_MIN: u32 = 6u;
+const K8_BY_32: u32 = 7u;
+const K4_BY_32: u32 = 8u;
+const K6_BY_16: u32 = 9u;
+const K4_BY_16: u32 = 10u;
 
 // f16 bits to f32, exactly. By hand, because hardware may flush subnormals, and scales of small weights are subnormal.
 fn widen(bits: u32) -> f32 {
@@ -20,9 +30,28 @@ fn widen(bits: u32) -> f32 {
     return select(magnitude, -magnitude, (bits & 0x8000u) != 0u);
 }
 
-fn scale_of(row: u32, blocks: u32, block: u32) -> f32 {
-    let word = scales[row * ((blocks + 1u) / 2u) + block / 2u];
-    return widen((word >> (16u * (block & 1u))) & 0xffffu);
+// s and o of a block's first 16 weights, then of its other 16: a weight is s · q - o. Only that subtraction rounds.
+fn factors(row: u32, blocks: u32, block: u32) -> vec4<f32> {
+    if (LAYOUT == Q8 || LAYOUT == Q4) {
+        let word = scales[row * ((blocks + 1u) / 2u) + block / 2u];
+        let s = widen((word >> (16u * (block & 1u))) & 0xffffu);
+        return vec2<f32>(s, select(0.0, 8.0 * s, LAYOUT == Q4)).xyxy;
+    }
+    if (LAYOUT == Q8_MIN || LAYOUT == Q4_MIN) {
+        let word = scales[row * blocks + block];
+        return vec2<f32>(widen(word & 0xffffu), widen(word >> 16u)).xyxy;
+    }
+    let super_block = row * ((blocks + 7u) / 8u) + block / 8u;
+    let nth = block & 7u;
+    if (LAYOUT == K8_BY_32 || LAYOUT == K4_BY_32) {
+        let head = scales[5u * super_block];
+        let pair = scales[5u * super_block + 1u + nth / 2u] >> (16u * (nth & 1u));
+        let ab = vec2<f32>(unpack4xI8(pair).xy);
+        return (vec2<f32>(widen(head & 0xffffu), widen(head >> 16u)) * ab).xyxy;
+    }
+    let head = scales[9u * super_block];
+    let abab = vec4<f32>(unpack4xI8(scales[9u * super_block + 1u + nth]));
+    return vec2<f32>(widen(head & 0xffffu), widen(head >> 16u)).xyxy * abab;
 }
 
 // Two words of two f16 each.
@@ -40,9 +69,14 @@ fn bytes(word: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xI8(word));
 }
 
-// The low nibbles of a word's four bytes; a weight is nibble - 8.
+// The low nibbles of a word's four bytes.
 fn nibbles(word: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8(word & 0x0f0f0f0fu)) - 8.0;
+    return vec4<f32>(unpack4xU8(word & 0x0f0f0f0fu));
+}
+
+// Four quants of 6 bits: the low nibbles of `low`'s bytes, and above them bits 4 and 5 of `high`'s.
+fn six_bits(low: u32, high: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xU8((low & 0x0f0f0f0fu) | (high & 0x30303030u))) - 32.0;
 }
 
 // The 32 weights of block `block` of row `row`, in order; `blocks`: blocks of a row.
@@ -74,17 +108,32 @@ fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
             brain_floats(a.x, a.y), brain_floats(a.z, a.w), brain_floats(b.x, b.y), brain_floats(b.z, b.w),
             brain_floats(c.x, c.y), brain_floats(c.z, c.w), brain_floats(d.x, d.y), brain_floats(d.z, d.w));
     }
-    let scale = scale_of(row, blocks, block);
-    if (LAYOUT == Q8) {
+    let f = factors(row, blocks, block);
+    if (LAYOUT == Q8 || LAYOUT == Q8_MIN || LAYOUT == K8_BY_32) {
         let a = quants[at * 2u];
         let b = quants[at * 2u + 1u];
         return array<vec4<f32>, 8>(
-            scale * bytes(a.x), scale * bytes(a.y), scale * bytes(a.z), scale * bytes(a.w),
-            scale * bytes(b.x), scale * bytes(b.y), scale * bytes(b.z), scale * bytes(b.w));
+            f.x * bytes(a.x) - f.y, f.x * bytes(a.y) - f.y, f.x * bytes(a.z) - f.y, f.x * bytes(a.w) - f.y,
+            f.z * bytes(b.x) - f.w, f.z * bytes(b.y) - f.w, f.z * bytes(b.z) - f.w, f.z * bytes(b.w) - f.w);
+    }
+    if (LAYOUT == K6_BY_16) {
+        // six words a block: an even block begins with a vec4, an odd one in the middle of one
+        let c = quants[at + at / 2u];
+        let d = quants[at + at / 2u + 1u];
+        let is_odd = (at & 1u) == 1u;
+        let a = select(c, vec4<u32>(c.zw, d.xy), is_odd);
+        let high = select(d.xy, d.zw, is_odd);
+        let x = high.x;
+        let y = high.y;
+        return array<vec4<f32>, 8>(
+            f.x * six_bits(a.x, x << 4u) - f.y, f.x * six_bits(a.x >> 4u, x << 2u) - f.y,
+            f.x * six_bits(a.y, x) - f.y, f.x * six_bits(a.y >> 4u, x >> 2u) - f.y,
+            f.z * six_bits(a.z, y << 4u) - f.w, f.z * six_bits(a.z >> 4u, y << 2u) - f.w,
+            f.z * six_bits(a.w, y) - f.w, f.z * six_bits(a.w >> 4u, y >> 2u) - f.w);
     }
     let a = quants[at];
     let b = a >> vec4<u32>(4u);
     return array<vec4<f32>, 8>(
-        scale * nibbles(a.x), scale * nibbles(b.x), scale * nibbles(a.y), scale * nibbles(b.y),
-        scale * nibbles(a.z), scale * nibbles(b.z), scale * nibbles(a.w), scale * nibbles(b.w));
+        f.x * nibbles(a.x) - f.y, f.x * nibbles(b.x) - f.y, f.x * nibbles(a.y) - f.y, f.x * nibbles(b.y) - f.y,
+        f.z * nibbles(a.z) - f.w, f.z * nibbles(b.z) - f.w, f.z * nibbles(a.w) - f.w, f.z * nibbles(b.w) - f.w);
 }

@@ -9,6 +9,7 @@ use sinkstream::engine::{DEFAULT_LANES, Settings, lay_out};
 use sinkstream::gguf::{self, Gguf};
 use sinkstream::gpu;
 use sinkstream::plan::Purpose;
+use sinkstream::weights::Directory;
 
 use super::args::{DevicesArgs, InfoArgs};
 use super::{Outcome, open, print_json};
@@ -27,6 +28,11 @@ pub(crate) fn info(args: &InfoArgs) -> Outcome {
             "sinks": keep.sinks,
             "window": keep.window,
             "weights_bytes": model.buffers.bytes(Purpose::Weights),
+            "bits_per_weight": bits_per_weight(&model.directory, |_| true),
+            "bits_per_weight_by_type": types
+                .keys()
+                .map(|name| (name.as_str(), bits_per_weight(&model.directory, |kind| kind == name)))
+                .collect::<BTreeMap<_, _>>(),
             "kv_bytes": model.buffers.bytes(Purpose::Cache),
             "work_bytes": model.buffers.bytes(Purpose::Work),
         }),
@@ -55,7 +61,10 @@ pub(crate) fn info(args: &InfoArgs) -> Outcome {
     }
     text.push('\n');
     for (name, (count, bytes)) in &types {
-        let _ = writeln!(text, "{name}: {count} tensors, {bytes} bytes");
+        let _ = match memory["bits_per_weight_by_type"][name].as_f64() {
+            Some(bits) => writeln!(text, "{name}: {count} tensors, {bytes} bytes, read as {bits:.3} bits a weight"),
+            None => writeln!(text, "{name}: {count} tensors, {bytes} bytes"),
+        };
     }
     match memory.get("error").and_then(Value::as_str) {
         Some(error) => _ = writeln!(text, "\ndoes not run: {error}"),
@@ -68,10 +77,23 @@ pub(crate) fn info(args: &InfoArgs) -> Outcome {
                 "weights {weights} bytes, cache {cache} bytes, work buffers {work} bytes; {} in all",
                 weights + cache + work
             );
+            let _ =
+                writeln!(text, "{:.3} bits are read for a weight", memory["bits_per_weight"].as_f64().unwrap_or(0.0));
         }
     }
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// Bits that the executors read for a weight, scales and padding included, in the mean over the tensors of some types.
+fn bits_per_weight(directory: &Directory, is_wanted: impl Fn(&str) -> bool) -> Option<f64> {
+    let (mut words, mut weights) = (0, 0);
+    for (tensor, layout) in directory.layouts().filter(|(tensor, _)| is_wanted(&tensor.kind.to_string())) {
+        let (rows, cols) = (tensor.rows() as usize, tensor.cols() as usize);
+        words += layout.quant_words(rows, cols) + layout.scale_words(rows, cols);
+        weights += rows * cols;
+    }
+    (weights > 0).then(|| 32.0 * words as f64 / weights as f64)
 }
 
 /// The forward pass, one dispatch a line.

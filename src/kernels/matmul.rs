@@ -29,7 +29,7 @@ pub struct Matrix<'a> {
     pub layout: Layout,
     /// `[rows][blocks][words]`.
     pub quants: &'a [u32],
-    /// `[rows][ceil(blocks / 2)]`, two f16 a word; empty or unused for layouts without scales.
+    /// `[rows][word]`; empty or unused for layouts without scales.
     pub scales: &'a [u32],
     /// Blocks of 32 weights in a row.
     pub blocks: usize,
@@ -116,7 +116,7 @@ pub fn matmul(
         let min_chunks = (SERIAL_WORK / (CHUNK * width * count)).max(1);
         product.par_chunks_exact_mut(CHUNK * count).with_min_len(min_chunks).enumerate().for_each(|(chunk, out)| {
             let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(rows);
-            vectorised(Chunk { matrix, rows, x, stride, count, out });
+            Chunk { matrix, rows, x, stride, count, out }.run();
         });
         epilogue(columns, Product { values: product, columns: count, factors });
     }
@@ -179,10 +179,33 @@ struct Chunk<'a> {
     out: &'a mut [f32],
 }
 
-impl Work for Chunk<'_> {
+impl Chunk<'_> {
+    fn run(self) {
+        match self.matrix.layout {
+            Layout::F32 => vectorised(OfLayout::<{ Layout::F32 as u32 }>(self)),
+            Layout::F16 => vectorised(OfLayout::<{ Layout::F16 as u32 }>(self)),
+            Layout::Bf16 => vectorised(OfLayout::<{ Layout::Bf16 as u32 }>(self)),
+            Layout::Q8 => vectorised(OfLayout::<{ Layout::Q8 as u32 }>(self)),
+            Layout::Q4 => vectorised(OfLayout::<{ Layout::Q4 as u32 }>(self)),
+            Layout::Q8Min => vectorised(OfLayout::<{ Layout::Q8Min as u32 }>(self)),
+            Layout::Q4Min => vectorised(OfLayout::<{ Layout::Q4Min as u32 }>(self)),
+            Layout::K8By32 => vectorised(OfLayout::<{ Layout::K8By32 as u32 }>(self)),
+            Layout::K4By32 => vectorised(OfLayout::<{ Layout::K4By32 as u32 }>(self)),
+            Layout::K6By16 => vectorised(OfLayout::<{ Layout::K6By16 as u32 }>(self)),
+            Layout::K4By16 => vectorised(OfLayout::<{ Layout::K4By16 as u32 }>(self)),
+        }
+    }
+}
+
+/// A chunk whose layout is a constant: with all layouts in one function the compiler vectorises some of them badly
+/// (`Q8` took three times as long).
+struct OfLayout<'a, const LAYOUT: u32>(Chunk<'a>);
+
+impl<const LAYOUT: u32> Work for OfLayout<'_, LAYOUT> {
     #[inline(always)]
     fn run(self) {
-        let Self { matrix, rows, x, stride, count, out } = self;
+        let Chunk { matrix, rows, x, stride, count, out } = self.0;
+        let matrix = Matrix { layout: Layout::ALL[LAYOUT as usize], ..matrix };
         let width = matrix.blocks * BLOCK;
         let first = rows.start;
         if count < 3 {
@@ -269,46 +292,67 @@ pub fn fold<const N: usize>(lanes: [f32; N]) -> f32 {
 /// Four rows of packed weights times one column: four chains of additions at once. The sums of [`dot_4x2`].
 #[inline(always)]
 fn dot_packed(matrix: Matrix<'_>, rows: [usize; 4], x: &[f32]) -> [f32; 4] {
-    let scales: &[u16] = bytemuck::cast_slice(matrix.scales);
-    let scale = |row: usize, block: usize| widen(scales[row * 2 * matrix.blocks.div_ceil(2) + block]);
-    let none = |_, _| 1.0;
+    #[inline(always)]
+    fn byte(block: &[i8; 32], at: usize, lane: usize, factors: Factors) -> f32 {
+        let [s, o] = factors[at / 2];
+        s * f32::from(block[8 * at + lane]) - o
+    }
+    #[inline(always)]
+    fn nibble(block: &[u32; 4], at: usize, lane: usize, factors: Factors) -> f32 {
+        const SHIFTS: [u32; 8] = [0, 8, 16, 24, 4, 12, 20, 28];
+        let [s, o] = factors[at / 2];
+        s * (block[at] >> SHIFTS[lane] & 15) as i32 as f32 - o
+    }
+    #[inline(always)]
+    fn six_bits(block: &[u32; 6], at: usize, lane: usize, factors: Factors) -> f32 {
+        const LOW: [u32; 8] = [0, 8, 16, 24, 4, 12, 20, 28];
+        const HIGH: [[u32; 8]; 2] = [[0, 8, 16, 24, 2, 10, 18, 26], [4, 12, 20, 28, 6, 14, 22, 30]];
+        let [s, o] = factors[at / 2];
+        let low = block[at] >> LOW[lane] & 15;
+        let high = block[4 + at / 2] >> HIGH[at % 2][lane] & 3;
+        s * ((low | high << 4) as i32 as f32 - 32.0) - o
+    }
     match matrix.layout {
-        Layout::F32 => dot_blocks(matrix, rows, x, none, |block: &[f32; 32], at, lane, _| block[8 * at + lane]),
-        Layout::F16 => dot_blocks(matrix, rows, x, none, |block: &[u16; 32], at, lane, _| widen(block[8 * at + lane])),
-        Layout::Bf16 => dot_blocks(matrix, rows, x, none, |block: &[u16; 32], at, lane, _| {
+        Layout::F32 => dot_blocks(matrix, rows, x, |block: &[f32; 32], at, lane, _| block[8 * at + lane]),
+        Layout::F16 => dot_blocks(matrix, rows, x, |block: &[u16; 32], at, lane, _| widen(block[8 * at + lane])),
+        Layout::Bf16 => dot_blocks(matrix, rows, x, |block: &[u16; 32], at, lane, _| {
             f32::from_bits(u32::from(block[8 * at + lane]) << 16)
         }),
-        Layout::Q8 => dot_blocks(matrix, rows, x, scale, |block: &[i8; 32], at, lane, scale| {
-            scale * f32::from(block[8 * at + lane])
-        }),
-        Layout::Q4 => dot_blocks(matrix, rows, x, scale, |block: &[u32; 4], at, lane, scale| {
-            const SHIFTS: [u32; 8] = [0, 8, 16, 24, 4, 12, 20, 28];
-            scale * ((block[at] >> SHIFTS[lane] & 15) as i32 as f32 - 8.0)
-        }),
+        Layout::Q8 | Layout::Q8Min | Layout::K8By32 => dot_blocks(matrix, rows, x, byte),
+        Layout::Q4 | Layout::Q4Min | Layout::K4By32 | Layout::K4By16 => dot_blocks(matrix, rows, x, nibble),
+        Layout::K6By16 => dot_blocks(matrix, rows, x, six_bits),
     }
 }
 
-/// As [`dot_packed`]: `scale` gives a block's scale, `weight` what stands in it at 8 · at + lane, scaled.
+/// What [`Layout::factors`] gives.
+type Factors = [[f32; 2]; 2];
+
+/// As [`dot_packed`]: `weight` is what stands in a block at 8 · at + lane, given its factors.
 #[inline(always)]
 fn dot_blocks<T: AnyBitPattern, const N: usize>(
     matrix: Matrix<'_>,
     rows: [usize; 4],
     x: &[f32],
-    scale: impl Fn(usize, usize) -> f32,
-    weight: impl Fn(&[T; N], usize, usize, f32) -> f32,
+    weight: impl Fn(&[T; N], usize, usize, Factors) -> f32,
 ) -> [f32; 4] {
     let words = matrix.blocks * matrix.layout.words_per_block();
     let quants = rows.map(|row| {
         let packed: &[T] = bytemuck::cast_slice(&matrix.quants[row * words..][..words]);
         &packed.as_chunks::<N>().0[..matrix.blocks]
     });
+    let row_scales = matrix.layout.row_scales(matrix.blocks);
+    let scales = rows.map(|row| &matrix.scales[row * row_scales..][..row_scales]);
     let mut sums = [[0.0_f32; 8]; 4];
     for (block, x) in x.as_chunks::<BLOCK>().0[..matrix.blocks].iter().enumerate() {
         for (row, sums) in sums.iter_mut().enumerate() {
-            let (quants, scale) = (&quants[row][block], scale(rows[row], block));
+            let quants = &quants[row][block];
+            let factors = matrix.layout.factors(scales[row], block);
             for lane in 0..8 {
-                let product = |at: usize| weight(quants, at, lane, scale) * x[8 * at + lane];
-                sums[lane] = (((sums[lane] + product(0)) + product(1)) + product(2)) + product(3);
+                // Written out, because a closure might not be inlined.
+                sums[lane] += weight(quants, 0, lane, factors) * x[lane];
+                sums[lane] += weight(quants, 1, lane, factors) * x[8 + lane];
+                sums[lane] += weight(quants, 2, lane, factors) * x[16 + lane];
+                sums[lane] += weight(quants, 3, lane, factors) * x[24 + lane];
             }
         }
     }

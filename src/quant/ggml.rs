@@ -71,6 +71,15 @@ impl GgmlType {
     }
 }
 
+/// Name, weights in a block and bytes of a block of a type that we run.
+///
+/// # Panics
+/// If the table lacks it: a mistake of ours, and tested.
+pub(super) fn of_known(kind: TensorType) -> (&'static str, usize, usize) {
+    let entry = TYPES.iter().find(|(id, ..)| *id == kind as u32);
+    entry.map(|&(_, name, len, bytes)| (name, len as usize, bytes as usize)).expect("every type that we run is listed")
+}
+
 /// ggml's name, or the number of a type that has none here.
 impl fmt::Display for GgmlType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

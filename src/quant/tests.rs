@@ -1,5 +1,7 @@
 //! Hand-computed blocks, and both ways from the file to floats against each other.
 
+use half::f16;
+
 use super::*;
 
 /// Repacks into `layout`, then unpacks every row: `[rows][blocks · 32]`.
@@ -50,21 +52,31 @@ fn noise(len: usize, block_bytes: usize) -> Vec<u8> {
 
 #[test]
 fn knows_ggmls_numbers_and_block_sizes() {
-    for (id, kind, block) in [
-        (0, TensorType::F32, (1, 4)),
-        (1, TensorType::F16, (1, 2)),
-        (2, TensorType::Q4_0, (32, 18)),
-        (8, TensorType::Q8_0, (32, 34)),
-        (30, TensorType::Bf16, (1, 2)),
+    for (id, kind, name, block, layout) in [
+        (0, TensorType::F32, "F32", (1, 4), Layout::F32),
+        (1, TensorType::F16, "F16", (1, 2), Layout::F16),
+        (2, TensorType::Q4_0, "Q4_0", (32, 18), Layout::Q4),
+        (3, TensorType::Q4_1, "Q4_1", (32, 20), Layout::Q4Min),
+        (6, TensorType::Q5_0, "Q5_0", (32, 22), Layout::Q8),
+        (7, TensorType::Q5_1, "Q5_1", (32, 24), Layout::Q8Min),
+        (8, TensorType::Q8_0, "Q8_0", (32, 34), Layout::Q8),
+        (10, TensorType::Q2K, "Q2_K", (256, 84), Layout::K4By16),
+        (11, TensorType::Q3K, "Q3_K", (256, 110), Layout::K4By16),
+        (12, TensorType::Q4K, "Q4_K", (256, 144), Layout::K4By32),
+        (13, TensorType::Q5K, "Q5_K", (256, 176), Layout::K6By16),
+        (14, TensorType::Q6K, "Q6_K", (256, 210), Layout::K6By16),
+        (20, TensorType::Iq4Nl, "IQ4_NL", (32, 18), Layout::Q8),
+        (23, TensorType::Iq4Xs, "IQ4_XS", (256, 136), Layout::K8By32),
+        (30, TensorType::Bf16, "BF16", (1, 2), Layout::Bf16),
     ] {
         assert_eq!(TensorType::from_ggml(id), Some(kind));
-        assert_eq!(GgmlType(id).to_string(), kind.name());
+        assert_eq!((GgmlType(id).to_string().as_str(), kind.name()), (name, name));
         assert_eq!(GgmlType(id).block(), Some(block));
         assert_eq!((kind.block_len() as u64, kind.block_bytes() as u64), block);
-        assert_eq!(Layout::from_u32(Layout::for_type(kind) as u32), Layout::for_type(kind));
+        assert_eq!((Layout::for_type(kind), Layout::from_u32(layout as u32)), (layout, layout));
     }
-    assert_eq!(GgmlType(12).to_string(), "Q4_K");
-    assert_eq!(GgmlType(12).block(), Some((256, 144)));
+    assert_eq!((GgmlType(16).tensor_type(), GgmlType(16).block()), (None, Some((256, 66))));
+    assert_eq!(GgmlType(16).to_string(), "IQ2_XXS");
     assert_eq!((GgmlType(4).block(), GgmlType(57).block()), (None, None));
     assert_eq!(GgmlType(57).to_string(), "57");
 }
@@ -127,11 +139,29 @@ fn every_way_to_floats_agrees_with_ggmls_definition() {
             let cols = blocks * BLOCK;
             for layout in [Layout::for_type(kind), Layout::F32] {
                 let found = unpacked(kind, &bytes, rows, cols, layout);
-                // As bits, so that −0 (a negative scale times 0) counts too.
-                let bits = |weights: &[f32]| weights.iter().map(|weight| weight.to_bits()).collect::<Vec<_>>();
-                assert_eq!(bits(&found), bits(&expected), "{kind:?} {layout:?}");
+                assert_eq!(found, expected, "{kind:?} {layout:?}");
             }
         }
+    }
+}
+
+#[test]
+fn reads_few_bits_for_a_weight() {
+    for (layout, bits) in [
+        (Layout::F32, 32.0),
+        (Layout::F16, 16.0),
+        (Layout::Bf16, 16.0),
+        (Layout::Q8, 8.5),
+        (Layout::Q4, 4.5),
+        (Layout::Q8Min, 9.0),
+        (Layout::Q4Min, 5.0),
+        (Layout::K8By32, 8.625),
+        (Layout::K4By32, 4.625),
+        (Layout::K6By16, 7.125),
+        (Layout::K4By16, 5.125),
+    ] {
+        let words = layout.quant_words(3, 512) + layout.scale_words(3, 512);
+        assert_eq!(words as f64 * 32.0 / (3.0 * 512.0), bits, "{layout:?}");
     }
 }
 

@@ -42,8 +42,6 @@ pub const SUITES: [Suite; 10] = [
     ("sample", sample_cases),
 ];
 
-const LAYOUTS: [Layout; 5] = [Layout::F32, Layout::F16, Layout::Bf16, Layout::Q8, Layout::Q4];
-
 /// How the words of an output are to be compared.
 #[derive(Clone, Copy, Debug)]
 pub enum Compare {
@@ -240,12 +238,21 @@ fn weights(random: &mut Random, layout: Layout, rows: usize, blocks: usize) -> (
             Layout::F32 => random.float(1.0).to_bits(),
             Layout::F16 => half(random, 1.0) | half(random, 1.0) << 16,
             Layout::Bf16 => random.float(1.0).to_bits() >> 16 | random.float(1.0).to_bits() & 0xffff_0000,
-            Layout::Q8 | Layout::Q4 => random.word(),
+            _ => random.word(),
         })
         .collect();
-    let scale_words = if layout.has_scales() { rows * blocks.div_ceil(2) } else { 4 };
-    let scales = (0..scale_words).map(|_| scale(random) | scale(random) << 16).collect();
-    (quants, scales)
+    // A super-block has one word of two f16, then words of four i8.
+    let super_words = match layout {
+        Layout::K8By32 | Layout::K4By32 => 5,
+        Layout::K6By16 | Layout::K4By16 => 9,
+        _ => 1,
+    };
+    let scale_words = layout.scale_words(rows, blocks * BLOCK).max(4);
+    let scales = (0..scale_words).map(|at| match at % super_words {
+        0 => scale(random) | scale(random) << 16,
+        _ => random.word(),
+    });
+    (quants, scales.collect())
 }
 
 /// Columns of activations, zero behind `width`.
@@ -306,9 +313,13 @@ impl Cut {
     }
 }
 
-/// Sizes (rows, cols) and cuts that between them meet every edge. Every layout meets every number of lanes; to keep the
-/// pipelines few (each takes half a second to compile on a software adapter), not with every number of columns.
-fn cuts() -> Vec<((u32, u32), Cut)> {
+/// Layouts with at most one scale a block.
+const PLAIN_LAYOUTS: &[Layout] = Layout::ALL.split_at(5).0;
+
+/// Sizes (rows, cols) and cuts that between them meet every edge. Every plain layout meets every number of lanes, the
+/// others one invocation a row pair and several; to keep the pipelines few (each takes half a second to compile on a
+/// software adapter), not with every number of columns.
+fn cuts(layouts: &[Layout]) -> Vec<((u32, u32), Cut)> {
     // (columns of the plan, in use), columns of a workgroup, lanes
     let common = [
         ((1, 1), 1, 1),
@@ -323,9 +334,11 @@ fn cuts() -> Vec<((u32, u32), Cut)> {
     let rare = [((7, 5), 7, 4), ((3, 3), 3, 64), ((1, 1), 1, 64), ((6, 6), 4, 2)];
     let sizes = [(1, 1), (31, 31), (32, 32), (33, 33), (65, 65), (130, 320), (515, 96)];
     let mut cuts = vec![];
-    for layout in LAYOUTS {
+    for &layout in layouts {
+        let is_plain = PLAIN_LAYOUTS.contains(&layout);
+        let common = common.iter().filter(|(columns, ..)| is_plain || [(9, 9), (1, 1)].contains(columns));
         let rare = rare.iter().filter(|_| layout == Layout::Q4);
-        for (i, (columns, tile, lanes)) in common.iter().chain(rare).copied().enumerate() {
+        for (i, (columns, tile, lanes)) in common.chain(rare).copied().enumerate() {
             for part in [0, 3] {
                 let size = sizes[(i + layout as usize + part) % sizes.len()];
                 cuts.push((size, Cut { layout, lanes, columns, tile }));
@@ -338,7 +351,7 @@ fn cuts() -> Vec<((u32, u32), Cut)> {
 fn embed_cases() -> Cases {
     let mut cases = Cases::default();
     let mut random = Random::new(1);
-    for layout in LAYOUTS {
+    for layout in Layout::ALL {
         for (vocab_size, cols, of_plan, active) in
             [(1, 1, 1, 1), (31, 31, 2, 2), (97, 32, 7, 5), (65, 33, 8, 8), (513, 65, 9, 1), (70, 2500, 128, 99)]
         {
@@ -366,7 +379,7 @@ fn embed_cases() -> Cases {
 fn project_cases() -> Cases {
     let mut cases = Cases::default();
     let mut random = Random::new(2);
-    for ((rows, cols), cut) in cuts() {
+    for ((rows, cols), cut) in cuts(&Layout::ALL) {
         let blocks = (cols as usize).div_ceil(BLOCK);
         let (in_stride, out_stride) = (blocks * BLOCK, rows as usize + 3);
         let (quants, scales) = weights(&mut random, cut.layout, rows as usize, blocks);
@@ -397,7 +410,7 @@ fn project_cases() -> Cases {
 fn gate_up_cases() -> Cases {
     let mut cases = Cases::default();
     let mut random = Random::new(3);
-    for ((ffn_dim, dim), cut) in cuts() {
+    for ((ffn_dim, dim), cut) in cuts(PLAIN_LAYOUTS) {
         let blocks = (dim as usize).div_ceil(BLOCK);
         let (in_stride, out_stride) = (blocks * BLOCK, ffn_dim as usize + 3);
         let (quants, scales) = weights(&mut random, cut.layout, 2 * ffn_dim as usize, blocks);
@@ -435,7 +448,7 @@ fn gate_up_cases() -> Cases {
 fn linear_cases() -> Cases {
     let mut cases = Cases::default();
     let mut random = Random::new(4);
-    for ((rows, dim), cut) in cuts() {
+    for ((rows, dim), cut) in cuts(PLAIN_LAYOUTS) {
         let blocks = (dim as usize).div_ceil(BLOCK);
         let (in_stride, out_stride) = (blocks * BLOCK, rows as usize + 4);
         let (quants, scales) = weights(&mut random, cut.layout, rows as usize, blocks);
@@ -553,7 +566,7 @@ fn qkv_cases() -> Cases {
     let lanes_and_tiles = [(1, (1, 1), 1), (4, (9, 8), 8), (16, (8, 3), 8), (1, (20, 20), 8), (16, (1, 1), 1)];
     for (i, heads) in HEADS.into_iter().enumerate() {
         for (j, (lanes, columns, tile)) in lanes_and_tiles.into_iter().enumerate() {
-            let cut = Cut { layout: LAYOUTS[j], lanes, columns, tile };
+            let cut = Cut { layout: PLAIN_LAYOUTS[j], lanes, columns, tile };
             let cache = [CacheType::F16, CacheType::F32][i % 2];
             let (sinks, window) = [(0, 40), (1, 20), (4, 9)][j % 3];
             let written = [0, 0, 2, (1 << 32) - 5, 77][j];
