@@ -138,7 +138,7 @@ MODELS = {
     "mpt": ("MptConfig", {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512,
         "attn_config": {"alibi": True, "attn_type": "multihead_attention", "clip_qkv": 1.0}}, gpt2),
     "mpt_six_heads": ("MptConfig", {"d_model": 96, "n_layers": 2, "n_heads": 6, "max_seq_len": 512}, gpt2),
-    "gemma2": ("Gemma2Config", GROUPED | {"head_dim": 24, "query_pre_attn_scalar": 16, "sliding_window": 16,
+    "gemma2": ("Gemma2Config", GROUPED | {"head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": 16,
         "rope_parameters": ROPE}, lambda: sentencepiece(False)),
     "gemma3": ("Gemma3TextConfig", GROUPED | {"num_hidden_layers": 7, "head_dim": 24, "query_pre_attn_scalar": 24,
         "sliding_window": 16}, lambda: sentencepiece(False)),
@@ -203,4 +203,5 @@ def main():
         make(args.folder, name, 100 + list(MODELS).index(name))
 
 
-main()
+if __name__ == "__main__":
+    main()
