@@ -75,10 +75,12 @@ fn pack_row(kind: TensorType, bytes: &[u8], words: &mut [u32], scales: &mut [u32
             let layout = Layout::for_type(kind);
             let len = kind.block_len();
             let words = words.chunks_exact_mut(len / BLOCK * layout.words_per_block());
+            let (mut quants, mut pieces) = ([0; MAX_LEN], [0; MAX_SCALES]);
+            let quants = &mut quants[..len];
             let mut next_scale = 0;
             for (words, block) in words.zip(bytes.chunks_exact(kind.block_bytes())) {
-                let (mut quants, mut pieces) = ([0; MAX_LEN], [0; MAX_SCALES]);
-                let count = spread_block(kind, block, &mut quants[..len], &mut pieces);
+                quants.fill(0);
+                let count = spread_block(kind, block, quants, &mut pieces);
                 let words = words.chunks_exact_mut(layout.words_per_block());
                 for (words, quants) in words.zip(quants.as_chunks::<BLOCK>().0) {
                     pack_block(quants, words);
@@ -119,28 +121,28 @@ fn spread_block(kind: TensorType, block: &[u8], q: &mut [u8], scales: &mut [u16;
             1
         }
         TensorType::Q4_0 => {
-            spread(&block[2..], 4, 0, q);
+            spread(&block[2..18], 4, 0, q);
             scales[0] = le16(block);
             1
         }
         TensorType::Q4_1 => {
-            spread(&block[4..], 4, 0, q);
+            spread(&block[4..20], 4, 0, q);
             minimum(block, scales)
         }
         TensorType::Q5_0 => {
-            spread(&block[6..], 4, 0, q);
+            spread(&block[6..22], 4, 0, q);
             fifth_bits(le32(&block[2..]), q);
             q.iter_mut().for_each(|q| *q = q.wrapping_sub(16));
             scales[0] = le16(block);
             1
         }
         TensorType::Q5_1 => {
-            spread(&block[8..], 4, 0, q);
+            spread(&block[8..24], 4, 0, q);
             fifth_bits(le32(&block[4..]), q);
             minimum(block, scales)
         }
         TensorType::Iq4Nl => {
-            spread(&block[2..], 4, 0, q);
+            spread(&block[2..18], 4, 0, q);
             q.iter_mut().for_each(|q| *q = IQ4[usize::from(*q)] as u8);
             scales[0] = le16(block);
             1
@@ -209,6 +211,7 @@ fn spread_block(kind: TensorType, block: &[u8], q: &mut [u8], scales: &mut [u16;
 
 /// Bytes of several fields of `bits` bits: the lowest field of every byte in order, then the next one's. Each goes to
 /// the place `up` bits up in its quant.
+#[inline(always)] // so that the number of bytes is a constant
 fn spread(bytes: &[u8], bits: u32, up: u32, q: &mut [u8]) {
     let mask = (1 << bits) - 1;
     for (field, q) in q.chunks_exact_mut(bytes.len()).enumerate() {
@@ -220,6 +223,7 @@ fn spread(bytes: &[u8], bits: u32, up: u32, q: &mut [u8]) {
 }
 
 /// [`spread`] for each `group` bytes.
+#[inline(always)]
 fn spread_each(bytes: &[u8], group: usize, bits: u32, up: u32, q: &mut [u8]) {
     for (bytes, q) in bytes.chunks_exact(group).zip(q.chunks_exact_mut(group * 8 / bits as usize)) {
         spread(bytes, bits, up, q);
