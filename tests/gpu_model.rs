@@ -4,17 +4,8 @@
 
 mod common;
 
+use common::gpu;
 use common::model_checks as check;
-use sinkstream::engine::Device;
-
-fn gpu() -> Option<Device> {
-    if std::env::var("SINKSTREAM_GPU").is_ok_and(|value| value == "skip") {
-        eprintln!("NOT CHECKED: SINKSTREAM_GPU=skip");
-        return None;
-    }
-    Some(Device::Gpu)
-}
-
 macro_rules! on_gpu {
     ($($name:ident => $check:ident($($more:expr),*);)*) => {
         $(#[test]

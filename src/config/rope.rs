@@ -133,7 +133,9 @@ mod tests {
         let plain = Rope { scaling: Scaling::Linear(1.0), ..yarn };
         let ratio = |i: u32| plain.radians(i) / yarn.radians(i);
         assert!((ratio(0) - 1.0).abs() < 1e-12 && (ratio(63) - 4.0).abs() < 1e-12);
-        // Made with transformers 5.23 (LlamaRotaryEmbedding, rope_type "yarn"): see the frequency of pair 32.
-        assert!(ratio(32) > 1.3 && ratio(32) < 2.0, "{}", ratio(32));
+        // LlamaRotaryEmbedding of transformers 5.23 with rope_type "yarn" and these numbers
+        for (i, wanted) in [(20, 5.623412877e-02), (32, 6.538461894e-03), (45, 4.294026003e-04)] {
+            assert!((yarn.radians(i) / wanted - 1.0).abs() < 1e-6, "{i}: {}", yarn.radians(i));
+        }
     }
 }

@@ -10,6 +10,7 @@ use sinkstream::executor::cpu::CpuExecutor;
 use sinkstream::executor::gpu::GpuExecutor;
 use sinkstream::gpu::Gpu;
 use sinkstream::kernel::{Access, Kernel, WORKGROUP};
+use sinkstream::kernels::activation::Activation;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::kernels::rope::turns_per_position;
 use sinkstream::kernels::{add_norm, attention, embed, gate_up, head_norm, linear, nll, project, qkv, sample};
@@ -95,7 +96,9 @@ impl Cases {
         workgroups: [u32; 3],
     ) {
         let lanes = overrides.iter().find(|(name, _)| *name == "LANES").map_or(1, |(_, lanes)| *lanes);
-        let has_equal_bits = lanes == 1 && !["nll", "sample"].contains(&kernel.name);
+        // Mesa turns the polynomial of this activation around; only Gemma's feed-forward uses it.
+        let is_turned_around = overrides.contains(&("ACTIVATION", Activation::GeluTanh as u32));
+        let has_equal_bits = lanes == 1 && !is_turned_around && !["nll", "sample"].contains(&kernel.name);
         let mut case = Case { name, plan: self.plans.len(), times: 1, data: vec![], outputs: vec![], has_equal_bits };
         assert_eq!(kernel.bindings.len(), bound.len() + 1, "bindings of {kernel:?}");
         for (binding, Bound(bytes, compare)) in kernel.bindings[1..].iter().zip(bound) {

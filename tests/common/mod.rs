@@ -15,6 +15,16 @@ use sinkstream::{Result, Source};
 /// Models with random weights and what PyTorch makes of them: `tests/golden/README.md`.
 pub const GOLDEN: [&str; 3] = ["odd_tied", "q8", "q4_mixed"];
 
+/// Any GPU adapter, software ones too; none if `SINKSTREAM_GPU=skip` asks for that out loud.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn gpu() -> Option<Device> {
+    if std::env::var("SINKSTREAM_GPU").is_ok_and(|value| value == "skip") {
+        files::not_checked("SINKSTREAM_GPU=skip");
+        return None;
+    }
+    Some(Device::Gpu)
+}
+
 /// A JSON file's value.
 pub fn json(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()

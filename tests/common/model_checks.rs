@@ -47,6 +47,23 @@ pub async fn golden_nlls(device: &Device, chunks: &[u32], modes: &str) {
     }
 }
 
+/// The golden model of one family, in every attention mode and cache type, against transformers and the step-by-step reference.
+pub async fn family_nlls(device: &Device, name: &str, chunks: &[u32]) {
+    let (model, reference) = golden_model(&format!("families/{name}")).await;
+    let tokens = ids(&reference["tokens"]);
+    for (mode, wanted) in reference["nll"].as_object().unwrap() {
+        for cache in [F32, F16] {
+            for &chunk in chunks {
+                let mut engine = load(&model, &settings(mode, device, cache, chunk)).await;
+                let got = nlls(&mut engine, &tokens, 0).await;
+                let (mean, largest) = tolerance(cache);
+                let what = format!("{name} {mode} {cache:?} chunk {chunk}");
+                assert_close(&got, &floats(wanted), mean, largest, &what);
+            }
+        }
+    }
+}
+
 /// `stories260K`, and what one of the files beside it knows of it.
 async fn stories(reference: &str) -> Option<(Vec<u8>, Value)> {
     let model = shared("models/stories260K/stories260K-f32.gguf").await?;

@@ -1,0 +1,170 @@
+//! Every family against transformers (dense) and a step-by-step reference (streaming), on both executors; what is wrong
+//! with a file is said in one line.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+#[allow(dead_code, reason = "every test binary uses its own part")]
+#[path = "common/gguf_writer.rs"]
+mod gguf_writer;
+
+use common::model_checks as check;
+use common::{load, nlls, try_load};
+use gguf_writer::GgufWriter;
+use pollster::block_on;
+use sinkstream::engine::{Device, Settings};
+use sinkstream::gguf::Value;
+use sinkstream::kernels::cache::CacheType;
+use sinkstream::Error;
+
+macro_rules! families {
+    ($($name:ident),*) => {
+        mod cpu {
+            $(#[test]
+            fn $name() {
+                super::block_on(super::check::family_nlls(&super::Device::Cpu, stringify!($name), &[1, 33]));
+            })*
+        }
+
+        mod gpu {
+            $(#[test]
+            fn $name() {
+                if let Some(device) = super::common::gpu() {
+                    super::block_on(super::check::family_nlls(&device, stringify!($name), &[16]));
+                }
+            })*
+        }
+
+        #[test]
+        fn every_golden_file_is_tested() {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
+            for file in std::fs::read_dir(folder).unwrap() {
+                let name = file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+                assert!([$(stringify!($name)),*].contains(&name.as_str()), "{name}");
+            }
+        }
+    };
+}
+
+families!(
+    falcon_new,
+    falcon_old,
+    gemma2,
+    gemma3,
+    gptneox,
+    gptneox_serial,
+    hf_llama,
+    llama_linear,
+    llama_yarn,
+    mistral,
+    mpt,
+    mpt_six_heads,
+    phi3,
+    phi3_longrope,
+    qwen2,
+    qwen3
+);
+
+fn golden(name: &str) -> Vec<u8> {
+    block_on(common::files::golden(&format!("families/{name}.gguf")))
+}
+
+/// Writes `new` over every `old`, which is as long.
+fn replaced(mut bytes: Vec<u8>, old: &str, new: &str) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let places: Vec<usize> =
+        (0..bytes.len() - old.len()).filter(|&at| &bytes[at..at + old.len()] == old.as_bytes()).collect();
+    assert!(!places.is_empty(), "{old} is in the file");
+    for at in places {
+        bytes[at..at + new.len()].copy_from_slice(new.as_bytes());
+    }
+    bytes
+}
+
+fn refusal(bytes: &[u8]) -> Error {
+    block_on(try_load(bytes, &Settings { device: Device::Cpu, ..Settings::default() })).expect_err("refused")
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let cases = [
+        // Biases that a family needs are missed, not taken for zeros.
+        (replaced(golden("gptneox"), "blk.1.attn_qkv.bias", "blk.1.attn_qkv.bixs"), "tensor blk.1.attn_qkv.bias is missing"),
+        (replaced(golden("qwen2"), "blk.0.attn_k.bias", "blk.0.attn_k.bixs"), "tensor blk.0.attn_k.bias is missing"),
+        (replaced(golden("qwen3"), "blk.0.attn_k_norm", "blk.0.attn_x_norm"), "tensor blk.0.attn_k_norm.weight is missing"),
+        (replaced(golden("gemma2"), "post_ffw_norm", "post_fxw_norm"), "tensor blk.0.post_ffw_norm.weight is missing"),
+        (replaced(golden("falcon_new"), "attn_norm.weight", "attn_nxrm.weight"), "tensor blk.0.attn_norm.weight is missing"),
+        // Nor is what nothing uses passed over.
+        (replaced(golden("llama_linear"), "blk.0.ffn_up.weight", "blk.0.ffn_ux.weight"), "tensor blk.0.ffn_up.weight is missing"),
+        (replaced(golden("mpt"), "blk.1.ffn_norm", "blk.9.ffn_norm"), "tensor blk.1.ffn_norm.weight is missing"),
+        (replaced(golden("gptneox"), "gptneox", "gptnexx"), "architecture \"gptnexx\""),
+        (replaced(golden("llama_yarn"), "yarn", "yard"), "RoPE scaling \"yard\""),
+    ];
+    for (bytes, wanted) in cases {
+        let text = refusal(&bytes).to_string();
+        assert!(text.contains(wanted) && !text.contains('\n'), "{text:?} does not say {wanted:?}");
+    }
+    let text = refusal(&replaced(golden("gptneox"), "gptneox", "gptnexx")).to_string();
+    assert!(["llama", "qwen3", "falcon", "mpt", "gemma3"].iter().all(|name| text.contains(name)), "{text}");
+}
+
+#[test]
+fn a_models_own_window_is_the_most_that_it_keeps() {
+    let keep = |name, window| {
+        let settings = Settings { device: Device::Cpu, window, ..Settings::default() };
+        block_on(try_load(&golden(name), &settings)).unwrap().keep()
+    };
+    assert_eq!((keep("mistral", None).sinks, keep("mistral", None).window), (4, 255)); // sliding_window 256, context 512
+    assert_eq!(keep("mistral", Some(300)).window, 300);
+    assert_eq!(keep("qwen2", None).window, 512 - 1 - 4);
+    assert_eq!(keep("gemma2", None).window, 512 - 1 - 4); // its window is that of some layers only
+}
+
+/// A llama of one layer whose embedding, also its output, has a million rows of 32: as f32 more than one binding holds.
+fn large_vocabulary(rows: u64, ggml_type: u32) -> Vec<u8> {
+    let value = |n: u64| f32::from((n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57) as i8 - 64) / 256.0; // exact in 16 bits
+    let matrix = |count: u64, seed: u64, ggml_type: u32| -> Vec<u8> {
+        let values = (0..count).map(|n| value(n * n + seed * 7919 + n));
+        match ggml_type {
+            0 => values.flat_map(f32::to_le_bytes).collect(),
+            _ => values.flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect(),
+        }
+    };
+    let number = |name: &str| format!("llama.{name}");
+    let mut file = GgufWriter::new().set("general.architecture", Value::String("llama".into()));
+    let numbers = [
+        ("block_count", 1),
+        ("embedding_length", 32),
+        ("feed_forward_length", 32),
+        ("attention.head_count", 1),
+        ("context_length", 64),
+    ];
+    for (name, value) in numbers {
+        file = file.set(&number(name), Value::U32(value));
+    }
+    file = file.set(&number("attention.layer_norm_rms_epsilon"), Value::F32(1e-5));
+    file = file.tensor("token_embd.weight", ggml_type, &[32, rows], &matrix(32 * rows, 1, ggml_type));
+    for (seed, name) in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"].iter().enumerate() {
+        file = file.tensor(&format!("blk.0.{name}.weight"), 0, &[32, 32], &matrix(32 * 32, 2 + seed as u64, 0));
+    }
+    for name in ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"] {
+        file = file.tensor(&format!("{name}.weight"), 0, &[32], &1.0_f32.to_le_bytes().repeat(32));
+    }
+    file.finish()
+}
+
+#[test]
+fn embeddings_beyond_one_binding_come_in_parts() {
+    let rows = 1_070_001; // 137 MB as f32, in parts of 1,048,576 and the rest; 68 MB as f16
+    let tokens = [5, 1_048_575, 1_048_576, 1_070_000, 77, 1_060_123, 0, 1_048_577];
+    let of = |device: &Device, file: &[u8]| {
+        let settings = common::settings("streaming_2_3", device, CacheType::F32, 4);
+        block_on(async { nlls(&mut load(file, &settings).await, &tokens, 0).await })
+    };
+    let whole = of(&Device::Cpu, &large_vocabulary(rows, 1));
+    let file = large_vocabulary(rows, 0);
+    common::assert_close(&whole, &of(&Device::Cpu, &file), 1e-6, 1e-5, "in parts on the CPU");
+    if let Some(device) = common::gpu() {
+        common::assert_close(&whole, &of(&device, &file), 1e-4, 1e-3, "in parts on a GPU");
+    }
+}
