@@ -439,7 +439,7 @@ fn no_damage_makes_it_panic() {
     let header = 8 + u64::from_le_bytes(part[..8].try_into().unwrap()) as usize;
     let folder = Folder::golden("mutated");
     let length = part.len();
-    let change = (prop_oneof![0..8, 0..header], any::<u8>());
+    let change = (prop_oneof![0..8_usize, 0..header], any::<u8>());
     let strategy = (proptest::collection::vec(change, 1..4), prop_oneof![Just(length), 0..length]);
     proptest!(ProptestConfig::with_cases(400), |((changes, length) in strategy)| {
         let mut part = part.clone();
