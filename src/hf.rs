@@ -36,7 +36,7 @@ pub enum Quant {
     F16,
     /// 8-bit blocks.
     Q8_0,
-    /// 4-bit blocks; the output matrix, which suffers most, becomes Q8_0.
+    /// 4-bit blocks; the output matrix, which suffers most, becomes `Q8_0`.
     Q4_0,
 }
 

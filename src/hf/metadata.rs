@@ -94,11 +94,20 @@ pub(super) fn metadata(config: Json<'_>, shape: &Shape) -> Result<(Metadata, Vec
 
 /// `attention.sliding_window`, and which layers it is for.
 fn sliding_window(config: Json<'_>, shape: &Shape, keys: &mut Keys<'_>) -> Result<()> {
-    let is_used = config.flag(&["use_sliding_window"]) != Some(false);
+    let is_qwen = matches!(shape.family, Family::Qwen2 | Family::Qwen3);
+    let is_used = config.flag(&["use_sliding_window"]).unwrap_or(!is_qwen);
     let window = config.number(&["sliding_window"])?.filter(|_| is_used);
     let Some(window) = window else { return Ok(()) };
     let kinds = config.get(&["layer_types"]).and_then(|kinds| kinds.as_array());
-    let sliding: Option<Vec<bool>> = kinds.map(|kinds| kinds.iter().map(|kind| kind == "sliding_attention").collect());
+    let sliding: Option<Vec<bool>> = match kinds {
+        Some(kinds) => Some(kinds.iter().map(|kind| kind == "sliding_attention").collect()),
+        // Old Qwen configurations: the first layers see everything.
+        None if is_qwen => {
+            let first = config.number(&["max_window_layers"])?.unwrap_or(28);
+            Some((0..shape.n_layers).map(|layer| layer >= first).collect())
+        }
+        None => None,
+    };
     if shape.family.is_gemma() {
         // Every so many layers one sees everything.
         let usual = if shape.family == Family::Gemma2 { 2 } else { 6 };
@@ -362,11 +371,20 @@ mod tests {
         assert_eq!(value("Gemma3ForCausalLM", gemma("ssfs"), key), Some(Value::U32(3)));
         assert!(refused("Gemma3ForCausalLM", gemma("fsss")).starts_with("layer_types"));
         let key = "qwen2.attention.sliding_window";
-        let qwen = |pattern: &str| json!({ "sliding_window": 8, "layer_types": kinds(pattern) });
+        let qwen =
+            |pattern: &str| json!({ "sliding_window": 8, "use_sliding_window": true, "layer_types": kinds(pattern) });
         assert_eq!(value("Qwen2ForCausalLM", qwen("ssss"), key), Some(Value::U32(8)));
         assert_eq!(value("Qwen2ForCausalLM", qwen("ffff"), key), None);
         assert!(refused("Qwen2ForCausalLM", qwen("ffss")).contains("some layers only"));
-        assert_eq!(value("Qwen2ForCausalLM", json!({ "sliding_window": 8, "use_sliding_window": false }), key), None);
+        assert_eq!(value("Qwen2ForCausalLM", json!({ "sliding_window": 8 }), key), None);
+        let old = |first: u32| json!({ "sliding_window": 8, "use_sliding_window": true, "max_window_layers": first });
+        assert_eq!(value("Qwen2ForCausalLM", old(0), key), Some(Value::U32(8)));
+        assert_eq!(value("Qwen2ForCausalLM", old(4), key), None);
+        assert!(refused("Qwen2ForCausalLM", old(2)).contains("some layers only"));
+        assert_eq!(
+            value("MistralForCausalLM", json!({ "sliding_window": 8 }), "llama.attention.sliding_window"),
+            Some(Value::U32(8))
+        );
     }
 
     #[test]

@@ -179,3 +179,98 @@ fn space_prefix(file: &Value) -> Result<bool> {
     }
     if replaces { Ok(prepends) } else { Err(unsupported("a tokenizer with byte fallback that keeps spaces".into())) }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::tokenizer::{Special, Tokenizer, Vocabulary};
+
+    /// As converted from sentencepiece: bytes, and every way to put a token together among the merges.
+    fn scored() -> Value {
+        let mut vocab = serde_json::Map::new();
+        let bytes = (0..=0xFF_u8).map(|byte| format!("<0x{byte:02X}>"));
+        let texts = ["▁", "a", "b", "ab", "▁a", "▁ab", "▁▁", "ba"].map(String::from);
+        let special = ["<unk>", "<s>"].map(String::from);
+        for token in special.into_iter().chain(bytes).chain(texts) {
+            vocab.insert(token, json!(vocab.len()));
+        }
+        let added = |id: u32, text: &str| json!({ "id": id, "content": text, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false });
+        json!({
+            "version": "1.0",
+            "added_tokens": [added(0, "<unk>"), added(1, "<s>")],
+            "normalizer": { "type": "Sequence", "normalizers": [
+                { "type": "Prepend", "prepend": "▁" },
+                { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+            ] },
+            "pre_tokenizer": null,
+            "post_processor": null,
+            "decoder": { "type": "Sequence", "decoders": [
+                { "type": "Replace", "pattern": { "String": "▁" }, "content": " " },
+                { "type": "ByteFallback" }, { "type": "Fuse" },
+            ] },
+            "model": {
+                "type": "BPE", "vocab": vocab, "byte_fallback": true, "unk_token": "<unk>", "fuse_unk": true,
+                "merges": [["a", "b"], ["▁", "a"], ["▁", "▁"], ["▁", "ab"], ["▁a", "b"], ["b", "a"]],
+            },
+        })
+    }
+
+    fn built(exported: &Exported) -> Tokenizer {
+        let vocabulary = Vocabulary {
+            model: exported.model,
+            pre: Some(exported.pre),
+            tokens: &exported.tokens,
+            scores: &exported.scores,
+            token_types: &exported.token_types,
+            merges: &exported.merges,
+            add_space_prefix: Some(exported.add_space_prefix),
+            ..Default::default()
+        };
+        Tokenizer::from_vocabulary(&vocabulary).unwrap()
+    }
+
+    #[test]
+    fn scores_give_the_ids_of_the_merges() {
+        let mut json = scored();
+        for prefix in [true, false] {
+            let exported = export(&json.to_string(), 270).unwrap();
+            assert_eq!((exported.model, exported.add_space_prefix), ("llama", prefix));
+            assert_eq!(exported.tokens[269], "[PAD269]");
+            assert_eq!([0, 1, 2, 259, 269].map(|id: usize| exported.token_types[id]), [2, 3, 6, 1, 5]);
+            let (one, other) = (Tokenizer::from_json(json.to_string().as_bytes()).unwrap(), built(&exported));
+            for text in ["ab", " ab a  b", "aab   bab", "aba", "é a<s>b", "a a a ab\n"] {
+                assert_eq!(
+                    one.encode(text, Special::Parse).unwrap(),
+                    other.encode(text, Special::Parse).unwrap(),
+                    "{text:?}"
+                );
+            }
+            json["normalizer"] = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
+        }
+        json["normalizer"] = Value::Null;
+        json["pre_tokenizer"] =
+            json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false });
+        assert!(export(&json.to_string(), 270).unwrap().add_space_prefix);
+    }
+
+    #[test]
+    fn what_scores_cannot_say_is_refused() {
+        let refused = |change: &dyn Fn(&mut Value)| {
+            let mut json = scored();
+            change(&mut json);
+            export(&json.to_string(), 270).unwrap_err().to_string()
+        };
+        let merges = |merges: Value| move |json: &mut Value| json["model"]["merges"] = merges.clone();
+        // A way is missing; the ways of a token stand apart.
+        let missing = refused(&merges(json!(["a b", "▁ a", "▁ ▁", "▁ ab", "b a"])));
+        assert!(missing.contains("do not follow from scores"), "{missing}");
+        let apart = refused(&merges(json!(["a b", "▁ ab", "▁ a", "▁ ▁", "▁a b", "b a"])));
+        assert!(apart.contains("do not follow from scores"), "{apart}");
+        assert!(refused(&|json| json["normalizer"] = json!({ "type": "Lowercase" })).contains("Lowercase"));
+        assert!(refused(&|json| json["normalizer"] = Value::Null).contains("keeps spaces"));
+        let many = export(&scored().to_string(), 260).unwrap_err().to_string();
+        assert!(many.contains("the embedding 260 rows"), "{many}");
+    }
+}
