@@ -140,7 +140,7 @@ impl Config {
                 _ => 0.0,
             },
             qkv_limit: float("attention.clamp_kqv")?.filter(|&limit| limit > 0.0).unwrap_or(f32::MAX),
-            query_scale: 1.0 / (scaled_by as f32).sqrt(),
+            query_scale: float("attention.scale")?.unwrap_or(1.0 / (scaled_by as f32).sqrt()),
             score_cap: float("attn_logit_softcapping")?.unwrap_or(0.0),
             logit_cap: float("final_logit_softcapping")?.unwrap_or(0.0),
             is_parallel: match family.order {
@@ -186,6 +186,7 @@ impl Config {
         }
         let numbers = [
             ("norm epsilon", self.eps),
+            ("attention.scale", self.query_scale),
             ("attention.max_alibi_bias", self.max_slope),
             ("attention.clamp_kqv", self.qkv_limit),
             ("attn_logit_softcapping", self.score_cap),
