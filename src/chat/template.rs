@@ -122,7 +122,7 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let messages: Value = messages
             .iter()
-            .map(|message| Value::from_iter([("role", message.role.as_str()), ("content", message.content.as_str())]))
+            .map(|message| Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())]))
             .collect();
         let template = self.environment.get_template(NAME).map_err(refused)?;
         template
@@ -151,17 +151,16 @@ impl ChatTemplate {
 
     fn system_head(&self, text: &str, system: &Message) -> Result<usize> {
         let said = system.content.trim();
-        if let Ok(alone) = self.render(std::slice::from_ref(system), false) {
-            if alone.contains(said) && text.starts_with(&alone) {
-                return Ok(alone.len());
-            }
+        let alone = self.render(std::slice::from_ref(system), false).unwrap_or_default(); // some want a question
+        let head = shared_head(text, &alone);
+        if head.contains(said) {
+            return Ok(head.len());
         }
         // The template writes it into the user's turn: all that two first questions have in common.
         let asked = |question: &str| self.render(&[system.clone(), Message::new("user", question)], true);
         let (a, b) = (asked("A")?, asked("B")?);
-        let common = common_prefix(&a, &b);
-        let is_head = text.starts_with(&a[..common]) && a[..common].contains(said);
-        Ok(if is_head { common } else { 0 })
+        let head = shared_head(&a, &b);
+        Ok(if text.starts_with(head) && head.contains(said) { head.len() } else { 0 })
     }
 
     /// What goes into a stream for a further question, behind an answer: what closes the answer (the head), the
@@ -182,14 +181,16 @@ impl ChatTemplate {
         let text = text.ok_or_else(missing)?;
         // A template may refuse a conversation that ends with an answer; then the turn begins where the answer ends.
         let closing = self.render(&past, false).ok().and_then(behind).unwrap_or_default();
-        let head = if text.starts_with(&closing) { closing.len() } else { 0 };
+        let head = shared_head(&text, &closing).len();
         Ok(Part { text, head })
     }
 }
 
-/// Bytes that two texts have in common at their start: whole characters.
-fn common_prefix(a: &str, b: &str) -> usize {
-    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
+/// What two texts have in common at their start, without the first characters of two different special tokens.
+fn shared_head<'a>(a: &'a str, b: &str) -> &'a str {
+    let common: usize = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+    let head = &a[..common];
+    if common == a.len() || common == b.len() { head } else { head.trim_end_matches(['<', '|', '[']) }
 }
 
 /// Marks what the template itself refused.

@@ -151,6 +151,58 @@ pub async fn taking_back(device: &Device) {
     }
 }
 
+/// Streams that lose whole turns, against the step-by-step reference; and with tokens that the device chooses by itself,
+/// in bursts and one by one.
+pub async fn turns(device: &Device, chunks: &[u32]) {
+    let (model, reference) = golden_model("q8").await;
+    let (tokens, turns) = (ids(&reference["tokens"]), json(&golden("turns.json").await));
+    let starts: Vec<usize> = ids(&turns["starts"]).into_iter().map(|start| start as usize).collect();
+    for (name, stream) in turns["streams"].as_object().unwrap() {
+        let sinks = name.split('_').nth(1).unwrap().parse().unwrap();
+        for (cache, &chunk) in [F32, F16].into_iter().flat_map(|cache| chunks.iter().map(move |chunk| (cache, chunk))) {
+            // All caches have 32 tokens but one: what is pinned is the session's, not the engine's.
+            let loaded = if name == "streaming_1_20" { name } else { "streaming_4_28" };
+            let mut engine = load(&model, &settings(loaded, device, cache, chunk)).await;
+            let mut session = engine.session();
+            session.pin(sinks).unwrap();
+            session.append(&mut engine, &tokens[..1]).await.unwrap();
+            let mut nlls = vec![];
+            for turn in [1].iter().chain(&starts).zip(starts.iter().chain(&[tokens.len()])) {
+                if *turn.0 > 1 {
+                    session.begin_turn();
+                }
+                nlls.extend(session.score(&mut engine, &tokens[*turn.0..*turn.1]).await.unwrap());
+            }
+            let (mean, largest) = tolerance(cache);
+            assert_close(&nlls, &floats(&stream["nll"]), mean, largest, &format!("turns {name} {cache:?} chunk {chunk}"));
+        }
+    }
+
+    let mut engine = load(&model, &settings("streaming_4_28", device, F16, 8)).await;
+    let mut texts = vec![];
+    for burst in [1, 60] {
+        let mut session = engine.session();
+        let mut text = vec![];
+        session.append(&mut engine, &tokens[..3]).await.unwrap();
+        for turn in 0..20_usize {
+            session.begin_turn();
+            session.append(&mut engine, &tokens[turn..turn + 3]).await.unwrap();
+            let goal = text.len() + 2 + turn * 5 % 9 + 40 * usize::from(turn == 11);
+            while text.len() < goal {
+                let count = burst.min(goal - text.len()) as u32;
+                let deliver = |id| {
+                    text.push(id);
+                    ControlFlow::Continue(())
+                };
+                session.generate(&mut engine, &Sampling { seed: 3, ..Sampling::default() }, count, deliver).await.unwrap();
+            }
+        }
+        assert!(session.evicted() > 100);
+        texts.push(text);
+    }
+    assert_eq!(texts[0], texts[1], "bursts are cut where a turn leaves");
+}
+
 /// The residual stream after every block, and what the first attention works on, against PyTorch.
 pub async fn tensors(device: &Device) {
     let reference = json(&golden("odd_tied.json").await);

@@ -235,7 +235,7 @@ ALL_SORTS = """{%- macro line(name, text='', end='\\n') -%}
 {{ line(message['role'], message.get('content', '')) }}
     {% if message.role == 'assistant' %}
         {%- generation %}
-{{ message.content.strip().title() }}!
+{{ message.content.strip().capitalize() }}!
         {% endgeneration -%}
     {% endif %}
     {% for key, value in message.items() %}
