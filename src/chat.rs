@@ -9,10 +9,14 @@ use serde_json::{Value, json};
 pub use python::Clock;
 pub use template::{ChatTemplate, Message, Part};
 
+use crate::detokenizer::Detokenizer;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::tokenizer::{Special, Tokenizer};
+
+/// Most tokens of a stop text: with those that were computed ahead, no more than the ring can take back.
+const MAX_STOP: usize = 16;
 
 /// What a conversation wants of its stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,18 +76,27 @@ impl Chat {
         json!({ "turns": self.turns, "system_tokens": self.system_tokens })
     }
 
-    /// Goes on where a snapshot was taken.
+    /// Goes on where a snapshot was taken. A stream that was no conversation counts as one that has begun.
+    pub fn resume(&mut self, state: &Value) {
+        let number = |key: &str| state[key].as_u64();
+        self.turns = number("turns").unwrap_or(1);
+        self.system_tokens = number("system_tokens").and_then(|tokens| u32::try_from(tokens).ok()).unwrap_or(0);
+    }
+
+    /// Takes a stop text back that ended an answer of `ids`, of which `shown` bytes are the answer: the stream ends where
+    /// the answer does, as far as tokens allow. Looks at the last [`MAX_STOP`] tokens.
     ///
     /// # Errors
-    /// [`Error::Snapshot`] if this is not what [`Self::state`] gave.
-    pub fn resume(&mut self, state: &Value) -> Result<()> {
-        let number = |key: &str| state[key].as_u64();
-        let system_tokens = number("system_tokens").and_then(|tokens| u32::try_from(tokens).ok());
-        let (Some(turns), Some(system_tokens)) = (number("turns"), system_tokens) else {
-            return Err(Error::Snapshot("it is not that of a conversation".into()));
+    /// As [`Session::take_back`].
+    pub fn take_stop_back(&self, tokenizer: &Tokenizer, session: &mut Session, ids: &[u32], shown: usize) -> Result<()> {
+        let mut detokenizer = Detokenizer::new();
+        let mut bytes = 0;
+        let belongs = |id: &&u32| {
+            bytes += detokenizer.push(tokenizer, **id).len();
+            bytes <= shown
         };
-        (self.turns, self.system_tokens) = (turns, system_tokens);
-        Ok(())
+        let excess = ids.len() - ids.iter().take_while(belongs).count();
+        session.take_back(excess.min(MAX_STOP) as u32)
     }
 
     /// Puts a question into the stream, up to where the answer begins. What the template writes behind an answer goes
