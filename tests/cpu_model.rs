@@ -50,3 +50,8 @@ fn tokens_taken_back_leave_no_trace() {
 fn whole_turns_leave_like_in_the_reference() {
     block_on(check::turns(&Device::Cpu, &[1, 7, 128]));
 }
+
+#[test]
+fn saved_sessions_go_on() {
+    block_on(check::saved_sessions(&Device::Cpu));
+}

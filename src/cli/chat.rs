@@ -97,6 +97,9 @@ fn read_line(quiet: bool) -> io::Result<Option<String>> {
     }
     let mut bytes = Vec::new();
     AT_PROMPT.store(true, Ordering::SeqCst);
+    if interrupted() {
+        return Ok(None); // it came while nobody answered
+    }
     let count = input.read_until(b'\n', &mut bytes);
     AT_PROMPT.store(false, Ordering::SeqCst);
     Ok((count? > 0).then(|| String::from_utf8_lossy(&bytes).into_owned()))
