@@ -88,7 +88,13 @@ impl Chat {
     ///
     /// # Errors
     /// As [`Session::take_back`].
-    pub fn take_stop_back(&self, tokenizer: &Tokenizer, session: &mut Session, ids: &[u32], shown: usize) -> Result<()> {
+    pub fn take_stop_back(
+        &self,
+        tokenizer: &Tokenizer,
+        session: &mut Session,
+        ids: &[u32],
+        shown: usize,
+    ) -> Result<()> {
         let mut detokenizer = Detokenizer::new();
         let mut bytes = 0;
         let belongs = |id: &&u32| {

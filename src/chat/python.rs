@@ -87,7 +87,17 @@ impl Clock {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -121,7 +131,8 @@ pub(super) fn to_json(value: &Value, options: &Kwargs) -> Result<Value, Error> {
     let written = match indent {
         Some(width) if width <= 64 => {
             let spaces = " ".repeat(width);
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(spaces.as_bytes())))
+            value
+                .serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(spaces.as_bytes())))
         }
         Some(width) => return Err(wrong(format!("an indent of {width}"))),
         None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)),
@@ -163,7 +174,10 @@ mod tests {
         ] {
             assert_eq!(Clock::At(seconds).format("%F %T %a %-d %j").unwrap(), wanted);
         }
-        assert_eq!(Clock::At(1_721_995_200).format("%d %b %Y, %B %A %I %p 100%%").unwrap(), "26 Jul 2024, July Friday 12 PM 100%");
+        assert_eq!(
+            Clock::At(1_721_995_200).format("%d %b %Y, %B %A %I %p 100%%").unwrap(),
+            "26 Jul 2024, July Friday 12 PM 100%"
+        );
         assert!(Clock::At(0).format("%Q").unwrap_err().to_string().contains("%Q"));
     }
 }

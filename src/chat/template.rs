@@ -82,9 +82,12 @@ impl ChatTemplate {
         environment.set_syntax(syntax.build().map_err(refused)?);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
-        });
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> std::result::Result<Value, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
+            },
+        );
         environment.add_function("strftime_now", move |format: &str| clock.format(format));
         environment.add_filter("tojson", |value: &Value, options: Kwargs| to_json(value, &options));
         environment.add_template_owned(NAME, without_generation_tags(source)).map_err(refused)?;

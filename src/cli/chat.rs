@@ -33,7 +33,9 @@ pub(crate) fn run(args: &ChatArgs) -> Outcome {
     let mut engine = load(&args.model, &args.run.settings(), args.run.quiet)?;
     let template = engine.chat_template()?;
     if template.is_plain() {
-        eprintln!("sinkstream: warning: the model has no chat template; using plain lines, \"User: …\" and \"Assistant: …\"");
+        eprintln!(
+            "sinkstream: warning: the model has no chat template; using plain lines, \"User: …\" and \"Assistant: …\""
+        );
     }
     if args.sampling.seed.is_none() && args.sampling.temperature > 0.0 && !args.run.quiet {
         eprintln!("sinkstream: seed {seed}");

@@ -174,7 +174,13 @@ pub async fn turns(device: &Device, chunks: &[u32]) {
                 nlls.extend(session.score(&mut engine, &tokens[*turn.0..*turn.1]).await.unwrap());
             }
             let (mean, largest) = tolerance(cache);
-            assert_close(&nlls, &floats(&stream["nll"]), mean, largest, &format!("turns {name} {cache:?} chunk {chunk}"));
+            assert_close(
+                &nlls,
+                &floats(&stream["nll"]),
+                mean,
+                largest,
+                &format!("turns {name} {cache:?} chunk {chunk}"),
+            );
         }
     }
 
@@ -194,7 +200,10 @@ pub async fn turns(device: &Device, chunks: &[u32]) {
                     text.push(id);
                     ControlFlow::Continue(())
                 };
-                session.generate(&mut engine, &Sampling { seed: 3, ..Sampling::default() }, count, deliver).await.unwrap();
+                session
+                    .generate(&mut engine, &Sampling { seed: 3, ..Sampling::default() }, count, deliver)
+                    .await
+                    .unwrap();
             }
         }
         assert!(session.evicted() > 100);
