@@ -1,6 +1,7 @@
 //! The command line: what the commands share. Results go to standard output, everything else to standard error.
 
 mod args;
+mod chat;
 mod convert;
 mod generate;
 mod inspect;
@@ -24,6 +25,9 @@ static BUNDLED: &[u8] = include_bytes!("../models/sinkstream-2m.gguf");
 /// Set by Ctrl-C; long work looks at it between steps.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// Set while a person is asked for a line: there is nothing to stop but the program.
+static AT_PROMPT: AtomicBool = AtomicBool::new(false);
+
 /// Exit code after Ctrl-C, as shells expect it: 128 + SIGINT.
 const INTERRUPT_CODE: u8 = 130;
 
@@ -32,7 +36,7 @@ pub(crate) fn main() -> ExitCode {
     let args = Args::parse(); // exits with 2 on wrong usage
     let handler = ctrlc::set_handler(|| {
         // The second time somebody means it.
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) || AT_PROMPT.load(Ordering::SeqCst) {
             std::process::exit(i32::from(INTERRUPT_CODE));
         }
     });
@@ -41,6 +45,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let result = match args.command {
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Convert(args) => convert::run(&args),
@@ -141,6 +146,12 @@ fn print_json(value: &serde_json::Value) -> io::Result<()> {
     serde_json::to_writer(&mut out, value)?;
     writeln!(out)?;
     out.flush()
+}
+
+/// A seed from the standard library's own randomness.
+fn random_seed() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) as u32
 }
 
 /// Standard input, whole.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
+use crate::chat::ChatTemplate;
 use crate::config::{Attention, Config, Keep, check_chunk};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
@@ -84,6 +85,7 @@ pub struct Engine {
     gguf: Gguf,
     config: Config,
     keep: Keep,
+    cache: CacheType,
     pub(crate) model: Model,
     pub(crate) executor: Executor,
     /// The session whose keys and values the executor holds.
@@ -106,7 +108,7 @@ impl Engine {
         let total = model.directory.file_bytes();
         let mut report = |loaded| progress(Progress { loaded, total });
         model.load(&config, &mut source, &mut executor, &mut report).await?;
-        Ok(Self { gguf, config, keep, model, executor, current_session: 0, tokenizer: None })
+        Ok(Self { gguf, config, keep, cache: settings.cache, model, executor, current_session: 0, tokenizer: None })
     }
 
     /// A new, empty stream. An engine holds one at a time: a new one takes the place of the last.
@@ -126,6 +128,25 @@ impl Engine {
         };
         self.tokenizer = Some(Rc::clone(&tokenizer));
         Ok(tokenizer)
+    }
+
+    /// The model's chat template; plain lines if it has none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::from_gguf`] and [`Self::tokenizer`].
+    pub fn chat_template(&mut self) -> Result<ChatTemplate> {
+        let tokenizer = self.tokenizer()?;
+        ChatTemplate::from_gguf(&self.gguf, &tokenizer)
+    }
+
+    /// The file's header.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// Number type of the cache.
+    pub fn cache_type(&self) -> CacheType {
+        self.cache
     }
 
     /// The model's shape.

@@ -37,6 +37,12 @@ pub enum Error {
     /// Text could not be turned into tokens or back.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The model's chat template refuses a conversation, in its words, or uses what does not exist here.
+    #[error("the model's chat template: {0}")]
+    Template(String),
+    /// The bytes are no saved session, or not one of this engine's: says what differs.
+    #[error("the saved session cannot be used: {0}")]
+    Snapshot(String),
     /// No adapter, or none of the kind asked for.
     #[error("no GPU: {0}")]
     NoGpu(String),

@@ -123,15 +123,15 @@ pub const FAMILIES: [Family; 9] = [
         ..LLAMA
     },
     GPT_NEOX,
-    Family { name: "falcon", models: "Falcon 7B, 11B, 40B", order: Order::Parallel, shared_norm: true, biased: &[], ..GPT_NEOX },
     Family {
-        name: "mpt",
-        models: "MPT",
-        positions: Positions::Slopes,
-        order: Order::Serial,
+        name: "falcon",
+        models: "Falcon 7B, 11B, 40B",
+        order: Order::Parallel,
+        shared_norm: true,
         biased: &[],
         ..GPT_NEOX
     },
+    Family { name: "mpt", models: "MPT", positions: Positions::Slopes, order: Order::Serial, biased: &[], ..GPT_NEOX },
     GEMMA2,
     Family { name: "gemma3", models: "Gemma 3", head_norms: true, global_every: 6, ..GEMMA2 },
 ];
@@ -142,10 +142,10 @@ impl Family {
     /// # Errors
     /// [`Error::Unsupported`] with those that work.
     pub fn find(name: &str) -> Result<&'static Self> {
-        FAMILIES.iter().find(|family| family.name == name).ok_or_else(|| Error::Unsupported {
-            what: format!("architecture {name:?}"),
-            supported: Self::supported(),
-        })
+        FAMILIES
+            .iter()
+            .find(|family| family.name == name)
+            .ok_or_else(|| Error::Unsupported { what: format!("architecture {name:?}"), supported: Self::supported() })
     }
 
     /// What runs, for messages.

@@ -273,8 +273,7 @@ impl Layer {
             reach: local.map_or(u32::MAX, |local| local.reach),
             k: weights.buffers.add(name("k"), 4 * cache_words, Purpose::Cache),
             v: weights.buffers.add(name("v"), 4 * cache_words, Purpose::Cache),
-            output: weights
-                .linear(&[part("attn_output", dim, q_rows)], Some(name("post_attention_norm")))?,
+            output: weights.linear(&[part("attn_output", dim, q_rows)], Some(name("post_attention_norm")))?,
             ffn_norm,
             up: weights.linear(&up, None)?,
             down: weights.linear(&[part("ffn_down", dim, ffn_dim)], Some(name("post_ffw_norm")))?,

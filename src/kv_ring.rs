@@ -4,6 +4,12 @@
 //! `ring_slots = window + slack`. A query at position p sees the sinks, the `window` tokens before it and itself
 //! (StreamingLLM, arXiv 2309.17453, §3.2; mit-han-lab/streaming-llm keeps the same tokens). The slack lets a chunk
 //! be written before its first query is answered, and lets tokens be taken back. Nothing is ever moved.
+//!
+//! Where a stream is divided into turns, a window that would begin within a turn begins with the next turn instead:
+//! whole turns leave, and only one that is longer than the window loses its tokens one by one. That is arithmetic too:
+//! the slots stay as they are, a query just sees fewer of them.
+
+use std::collections::VecDeque;
 
 use crate::mutants;
 use crate::plan::Column;
@@ -18,6 +24,8 @@ pub struct KvRing {
     start: u64,
     /// Tokens written so far.
     written: u64,
+    /// Numbers of the tokens that begin a turn, ascending; those that no window can reach again are forgotten.
+    turns: VecDeque<u64>,
 }
 
 impl KvRing {
@@ -25,7 +33,7 @@ impl KvRing {
     /// or in flight when a stop is found, whichever is larger.
     pub fn new(sinks: u32, window: u32, slack: u32) -> Self {
         let ring_slots = window + mutants::slack(slack);
-        Self { sinks, window: mutants::window(window), ring_slots, start: 0, written: 0 }
+        Self { sinks, window: mutants::window(window), ring_slots, start: 0, written: 0, turns: VecDeque::new() }
     }
 
     /// Slots of the whole ring: `sinks + window + slack`.
@@ -36,19 +44,82 @@ impl KvRing {
     /// Forgets everything; the next token stands at `start`.
     pub fn reset(&mut self, start: u64) {
         (self.start, self.written) = (start, 0);
+        self.turns.clear();
+    }
+
+    /// Makes the first `sinks` tokens of an empty ring the ones that stay. The slots stay as many as they are, so the
+    /// window becomes longer or shorter.
+    pub fn pin(&mut self, sinks: u32) {
+        self.window = self.window + self.sinks - sinks;
+        self.ring_slots = self.ring_slots + self.sinks - sinks;
+        self.sinks = sinks;
+    }
+
+    /// Goes on where another ring stood.
+    pub fn resume(&mut self, start: u64, written: u64, turns: Vec<u64>) {
+        (self.start, self.written, self.turns) = (start, written, turns.into());
+    }
+
+    /// The stream's token number `index`, not yet written, begins a turn.
+    pub fn begin_turn(&mut self, index: u64) {
+        // What a window could begin with after as many tokens were taken back as can be.
+        let reach = self.written.saturating_sub(u64::from(self.ring_slots));
+        while self.turns.front().is_some_and(|&turn| turn < reach) {
+            self.turns.pop_front();
+        }
+        self.turns.push_back(index);
+    }
+
+    /// Numbers of the tokens that begin a turn and may still matter.
+    pub fn turns(&self) -> impl Iterator<Item = u64> {
+        self.turns.iter().copied()
+    }
+
+    /// Tokens written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Tokens of the stream that token number `index` sees besides itself.
+    pub fn cached(&self, index: u64) -> u32 {
+        let (sinks, window) = (u64::from(self.sinks), u64::from(self.window));
+        let oldest = index.saturating_sub(window);
+        if oldest <= sinks {
+            return index as u32; // everything: at most sinks + window
+        }
+        // The first turn that is wholly within the window; without one, the window.
+        let turn = self.turns.partition_point(|&turn| turn < oldest);
+        let begin = self.turns.get(turn).copied().filter(|&turn| turn <= index).unwrap_or(oldest);
+        (sinks + index - begin) as u32
+    }
+
+    /// How many of the next `most` tokens, at least one, the `sample` kernel can follow by itself: it takes the number of
+    /// cached tokens up by one, to at most the capacity, and knows nothing of turns.
+    pub fn run(&self, most: u32) -> u32 {
+        let grown = |ahead: &u32| {
+            let before = self.cached(self.written + u64::from(*ahead) - 1);
+            self.cached(self.written + u64::from(*ahead)) == (before + 1).min(self.sinks + self.window)
+        };
+        1 + (1..most).take_while(grown).count() as u32
+    }
+
+    /// The slots of the tokens that the ring holds, oldest first: sinks, then those that no later one has overwritten.
+    pub fn held(&self) -> Vec<u32> {
+        let sinks = self.written.min(u64::from(self.sinks));
+        let oldest = self.written.saturating_sub(u64::from(self.ring_slots)).max(sinks);
+        (0..sinks).chain(oldest..self.written).map(|index| self.slot(index)).collect()
     }
 
     /// The column of the token `ahead` places after the next one.
     pub fn column(&self, ahead: u32, token: u32) -> Column {
         let index = self.written + u64::from(ahead);
-        let capacity = self.sinks + self.window;
         Column {
             token,
             position: (self.start + index) as u32, // the low half: phases wrap with it
             slot: self.slot(mutants::slot_index(index)),
-            cached: index.min(u64::from(capacity)) as u32,
+            cached: self.cached(index),
             sinks: self.sinks,
-            capacity,
+            capacity: self.sinks + self.window,
             lane: 0,
             target: 0,
         }
@@ -72,6 +143,10 @@ impl KvRing {
     /// Takes the last `tokens` back, as if they had never been written. At most the slack may be taken back.
     pub fn take_back(&mut self, tokens: u32) {
         self.written -= u64::from(tokens);
+        // Token `written` is pending, the one behind it may begin a turn.
+        while self.turns.back().is_some_and(|&turn| turn > self.written + 1) {
+            self.turns.pop_back();
+        }
     }
 }
 
@@ -113,6 +188,76 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The first token besides the sinks that token `p` sees, told step by step: tokens come, and as long as there are
+    /// more than sinks and window, the oldest turn goes, or the oldest token of the only one.
+    fn window_starts(sinks: u64, window: u64, turns: &[u64], tokens: u64) -> Vec<u64> {
+        let mut begin = sinks;
+        let step = |p: u64| {
+            while p.saturating_sub(begin) > window {
+                begin = turns.iter().copied().find(|&turn| turn > begin && turn <= p).unwrap_or(begin + 1);
+            }
+            begin
+        };
+        (0..tokens).map(step).collect()
+    }
+
+    #[test]
+    fn whole_turns_leave_and_only_a_turn_longer_than_the_window_loses_tokens() {
+        for (sinks, window, slack) in [(0, 5, 3), (1, 4, 2), (4, 28, 8), (9, 23, 8)] {
+            for lengths in [&[3, 1, 4, 1, 5, 9, 2, 6][..], &[40, 2, 2, 60, 7], &[1], &[28, 29, 27]] {
+                let mut turns = vec![2];
+                while turns.last().is_some_and(|&last| last < 400) {
+                    turns.push(turns[turns.len() - 1] + lengths[turns.len() % lengths.len()]);
+                }
+                let wanted = window_starts(u64::from(sinks), u64::from(window), &turns, 400);
+                let mut ring = KvRing::new(4, window + sinks - 4.min(window + sinks), slack);
+                ring.pin(sinks);
+                let mut token_in_slot = vec![None; ring.slots() as usize];
+                let mut dropped_early = 0;
+                for p in 0..400 {
+                    if turns.contains(&p) {
+                        ring.begin_turn(p);
+                    }
+                    let column = ring.column(0, 0);
+                    token_in_slot[column.slot as usize] = Some(p);
+                    let tokens: Vec<_> =
+                        seen(&column, ring.slots()).iter().map(|&slot| token_in_slot[slot as usize]).collect();
+                    let is_seen = |&t: &u64| t < u64::from(sinks) || t >= wanted[p as usize];
+                    assert_eq!(tokens, (0..=p).filter(is_seen).map(Some).collect::<Vec<_>>(), "S {sinks} p {p}");
+                    dropped_early += u32::from(column.cached < column.capacity && p > 200);
+                    ring.advance(1);
+                    assert!(ring.turns().count() <= 1 + (window + slack) as usize, "turns are forgotten");
+                }
+                assert!(dropped_early > 0 || lengths == [1], "whole turns leave: {lengths:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_follows_the_ring_as_far_as_it_is_sent() {
+        let mut ring = KvRing::new(2, 10, 8);
+        let mut jumps = 0;
+        for p in 0..200_u64 {
+            if p % 7 == 3 {
+                ring.begin_turn(p);
+            }
+            let most = 8.min(10 - p % 7) as u32; // a turn begins between two runs
+            let run = ring.run(most);
+            let first = ring.column(0, 0);
+            for n in 0..most {
+                let column = ring.column(n, 0);
+                let is_followed = column.cached == (first.cached + n).min(first.capacity);
+                assert_eq!(is_followed, n < run, "token {n} of {run} at {p}");
+                if !is_followed {
+                    jumps += 1;
+                    break;
+                }
+            }
+            ring.advance(1);
+        }
+        assert!(jumps > 10);
     }
 
     #[test]

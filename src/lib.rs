@@ -2,11 +2,11 @@
 //!
 //! The modules in the order in which data meets them; reading them downwards is reading the program.
 //!
-//! A [`source`] gives bytes; [`gguf`] reads the header, [`config`] the model's shape from it, by its [`family`]. [`quant`] packs the weights
-//! for the GPU, [`tokenizer`] turns text to ids and [`detokenizer`] back. [`forward`] lays the model out: buffers and
-//! [`plan`]s of [`kernels`], around a [`kv_ring`] of fixed size. [`weights`] fill the buffers of an [`executor`], CPU or GPU.
-//! A Hugging Face folder is read through [`hf`] as if it were a GGUF file.
-//! An [`engine`] is all of that loaded; a [`session`] is one stream of tokens on it, a [`stream`] its text.
+//! A [`source`] gives bytes; [`gguf`] reads the header, [`config`] the model's shape from it, by its [`family`].
+//! [`quant`] packs the weights for the GPU, [`tokenizer`] turns text to ids and [`detokenizer`] back. [`forward`] lays the
+//! model out: buffers and [`plan`]s of [`kernels`], around a [`kv_ring`] of fixed size. [`weights`] fill the buffers of an
+//! [`executor`], CPU or GPU. A Hugging Face folder is read through [`hf`] as if it were a GGUF file. An [`engine`] is all of that loaded; a
+//! [`session`] is one stream of tokens on it, a [`stream`] its text, a [`chat`] a conversation in it.
 
 pub mod error;
 pub mod source;
@@ -45,10 +45,13 @@ pub mod hf;
 pub mod session;
 pub mod stream;
 
+pub mod chat;
+
 pub mod platform;
 #[cfg(target_arch = "wasm32")]
 pub mod web;
 
+pub use chat::{Chat, ChatTemplate, Message};
 pub use config::Attention;
 pub use engine::{Device, Engine, Settings};
 pub use error::{Error, Result};

@@ -91,6 +91,12 @@ impl Buffers {
         self.specs.iter().position(|spec| spec.name == name).map(BufferId)
     }
 
+    /// All buffers of one purpose.
+    pub fn of(&self, purpose: Purpose) -> Vec<BufferId> {
+        let all = self.specs.iter().enumerate();
+        all.filter(|(_, spec)| spec.purpose == purpose).map(|(id, _)| BufferId(id)).collect()
+    }
+
     /// All of them, in the order of their ids.
     pub fn specs(&self) -> &[BufferSpec] {
         &self.specs

@@ -3,6 +3,8 @@
 //! A session is data; the engine computes. The last token given is *pending*: it is not in the cache yet, because
 //! the step that reads it also chooses its successor.
 
+mod snapshot;
+
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
@@ -14,8 +16,8 @@ use crate::kv_ring::KvRing;
 use crate::plan::{Column, ColumnsHeader};
 use crate::sampler::Sampling;
 
-/// A stream of tokens.
-#[derive(Clone, Debug)]
+/// A stream of tokens. A copy of one is a [`Self::save`]d one: its keys and values are the engine's.
+#[derive(Debug)]
 pub struct Session {
     /// The engine's number for it.
     id: u64,
@@ -53,6 +55,51 @@ impl Session {
         self.ring.reset(position);
     }
 
+    /// Makes the first `sinks` tokens of an empty stream the ones that stay, instead of the engine's S. The cache keeps
+    /// its size: the window becomes what is left of it.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] if they leave no window, the stream has begun, or the attention mode has no sinks.
+    pub fn pin(&mut self, sinks: u32) -> Result<()> {
+        let total = self.keep.sinks + self.keep.window;
+        if self.keep.attention != Attention::Streaming {
+            let mode = self.keep.attention.name();
+            return Err(Error::Settings(format!("--attention {mode} pins no tokens: use --attention streaming")));
+        }
+        if self.delivered > 0 {
+            return Err(Error::Settings("only the first tokens of a stream can be pinned".into()));
+        }
+        if sinks >= total {
+            return Err(Error::Settings(format!(
+                "{sinks} tokens are to be pinned in a cache of {total}: they must leave room for a window"
+            )));
+        }
+        self.ring.pin(sinks);
+        (self.keep.sinks, self.keep.window) = (sinks, total - sinks);
+        Ok(())
+    }
+
+    /// The next token begins a turn. A stream with turns loses whole ones when the cache is full, oldest first, and
+    /// single tokens only of a turn that is longer than the window. Nothing is computed anew, no key is touched.
+    pub fn begin_turn(&mut self) {
+        self.ring.begin_turn(self.delivered);
+    }
+
+    /// S: tokens at the start of the stream that stay.
+    pub fn sinks(&self) -> u32 {
+        self.keep.sinks
+    }
+
+    /// R: most recent tokens that stay.
+    pub fn window(&self) -> u32 {
+        self.keep.window
+    }
+
+    /// The last token, if there is one.
+    pub fn last(&self) -> Option<u32> {
+        self.pending
+    }
+
     /// Position in the stream: tokens given and generated so far, counted from the start position.
     pub fn position(&self) -> u64 {
         self.start + self.delivered
@@ -65,8 +112,7 @@ impl Session {
 
     /// Tokens of the stream that the model can still see, the last one included.
     pub fn cached(&self) -> u32 {
-        let most = u64::from(self.keep.sinks) + u64::from(self.keep.window) + 1;
-        self.delivered.min(most) as u32
+        self.delivered.checked_sub(1).map_or(0, |last| self.ring.cached(last) + 1)
     }
 
     /// Goes on with these tokens.
@@ -131,7 +177,7 @@ impl Session {
         engine.executor.write(engine.model.settings, 0, bytemuck::bytes_of(&settings))?;
         let mut delivered = 0;
         while delivered < count {
-            let burst = self.burst(count - delivered)?;
+            let burst = self.ring.run(self.burst(count - delivered)?);
             let pending = self.ready(engine)?;
             self.write_columns(engine, &[self.ring.column(0, pending)])?;
             self.write_recent(engine)?;

@@ -55,9 +55,15 @@ struct Placement {
 
 #[derive(Clone, Copy, Debug)]
 enum Target {
-    Rows { matrix: Matrix, first_row: u32 },
+    Rows {
+        matrix: Matrix,
+        first_row: u32,
+    },
     /// From this float of the buffer on.
-    Floats { buffer: BufferId, first: u64 },
+    Floats {
+        buffer: BufferId,
+        first: u64,
+    },
 }
 
 /// Which tensor goes where.
@@ -98,7 +104,10 @@ impl Directory {
         let row_bytes = 4 * layout.quant_words(1, wanted.cols as usize) as u64;
         let most = (MAX_BINDING_BYTES / row_bytes).max(1);
         let rows = 0..u64::from(wanted.rows);
-        let parts = rows.clone().step_by(most as usize).map(|row| Found { rows: row..(row + most).min(rows.end), ..found.clone() });
+        let parts = rows
+            .clone()
+            .step_by(most as usize)
+            .map(|row| Found { rows: row..(row + most).min(rows.end), ..found.clone() });
         Ok(parts.map(|part| self.place(buffers, &[part], layout)).collect())
     }
 
@@ -233,7 +242,11 @@ impl Directory {
                         let at = u64::from(first_row) + row - of_tensor.start;
                         executor.write(matrix.quants, at * 4 * quant_words as u64, bytemuck::cast_slice(&quants))?;
                         if scale_words > 0 {
-                            executor.write(matrix.scales, at * 4 * scale_words as u64, bytemuck::cast_slice(&scales))?;
+                            executor.write(
+                                matrix.scales,
+                                at * 4 * scale_words as u64,
+                                bytemuck::cast_slice(&scales),
+                            )?;
                         }
                     }
                 }

@@ -45,3 +45,13 @@ fn chunk_size_changes_nothing() {
 fn tokens_taken_back_leave_no_trace() {
     block_on(check::taking_back(&Device::Cpu));
 }
+
+#[test]
+fn whole_turns_leave_like_in_the_reference() {
+    block_on(check::turns(&Device::Cpu, &[1, 7, 128]));
+}
+
+#[test]
+fn saved_sessions_go_on() {
+    block_on(check::saved_sessions(&Device::Cpu));
+}

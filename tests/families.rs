@@ -12,10 +12,10 @@ use common::model_checks as check;
 use common::{load, nlls, try_load};
 use gguf_writer::GgufWriter;
 use pollster::block_on;
+use sinkstream::Error;
 use sinkstream::engine::{Device, Settings};
 use sinkstream::gguf::Value;
 use sinkstream::kernels::cache::CacheType;
-use sinkstream::Error;
 
 macro_rules! families {
     ($($name:ident),*) => {
@@ -89,13 +89,25 @@ fn refusal(bytes: &[u8]) -> Error {
 fn what_is_wrong_is_named() {
     let cases = [
         // Biases that a family needs are missed, not taken for zeros.
-        (replaced(golden("gptneox"), "blk.1.attn_qkv.bias", "blk.1.attn_qkv.bixs"), "tensor blk.1.attn_qkv.bias is missing"),
+        (
+            replaced(golden("gptneox"), "blk.1.attn_qkv.bias", "blk.1.attn_qkv.bixs"),
+            "tensor blk.1.attn_qkv.bias is missing",
+        ),
         (replaced(golden("qwen2"), "blk.0.attn_k.bias", "blk.0.attn_k.bixs"), "tensor blk.0.attn_k.bias is missing"),
-        (replaced(golden("qwen3"), "blk.0.attn_k_norm", "blk.0.attn_x_norm"), "tensor blk.0.attn_k_norm.weight is missing"),
+        (
+            replaced(golden("qwen3"), "blk.0.attn_k_norm", "blk.0.attn_x_norm"),
+            "tensor blk.0.attn_k_norm.weight is missing",
+        ),
         (replaced(golden("gemma2"), "post_ffw_norm", "post_fxw_norm"), "tensor blk.0.post_ffw_norm.weight is missing"),
-        (replaced(golden("falcon_new"), "attn_norm.weight", "attn_nxrm.weight"), "tensor blk.0.attn_norm.weight is missing"),
+        (
+            replaced(golden("falcon_new"), "attn_norm.weight", "attn_nxrm.weight"),
+            "tensor blk.0.attn_norm.weight is missing",
+        ),
         // Nor is what nothing uses passed over.
-        (replaced(golden("llama_linear"), "blk.0.ffn_up.weight", "blk.0.ffn_ux.weight"), "tensor blk.0.ffn_up.weight is missing"),
+        (
+            replaced(golden("llama_linear"), "blk.0.ffn_up.weight", "blk.0.ffn_ux.weight"),
+            "tensor blk.0.ffn_up.weight is missing",
+        ),
         (replaced(golden("mpt"), "blk.1.ffn_norm", "blk.9.ffn_norm"), "tensor blk.1.ffn_norm.weight is missing"),
         (replaced(golden("gptneox"), "gptneox", "gptnexx"), "architecture \"gptnexx\""),
         (replaced(golden("llama_yarn"), "yarn", "yard"), "RoPE scaling \"yard\""),
@@ -144,7 +156,9 @@ fn large_vocabulary(rows: u64, ggml_type: u32) -> Vec<u8> {
     }
     file = file.set(&number("attention.layer_norm_rms_epsilon"), Value::F32(1e-5));
     file = file.tensor("token_embd.weight", ggml_type, &[32, rows], &matrix(32 * rows, 1, ggml_type));
-    for (seed, name) in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"].iter().enumerate() {
+    for (seed, name) in
+        ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"].iter().enumerate()
+    {
         file = file.tensor(&format!("blk.0.{name}.weight"), 0, &[32, 32], &matrix(32 * 32, 2 + seed as u64, 0));
     }
     for name in ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"] {

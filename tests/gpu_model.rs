@@ -25,6 +25,8 @@ on_gpu! {
     a_real_model_writes_its_known_text => stories_greedy();
     positions_beyond_32_bits_change_nothing => far_positions();
     chunk_size_changes_nothing => chunk_sizes(&[2, 7, 8, 9, 33, 128]);
+    whole_turns_leave_like_in_the_reference => turns(&[16]);
+    saved_sessions_go_on => saved_sessions();
     tokens_taken_back_leave_no_trace => taking_back();
     the_same_seed_gives_the_same_text_as_on_the_cpu => same_text_as_cpu();
     nlls_are_those_of_the_cpu => close_to_cpu();

@@ -159,10 +159,7 @@ fn params_lie_as_in_rust() {
         (&add_norm::KERNEL, fields!(add_norm::Params { stride, dim, eps })),
         (&project::KERNEL, fields!(project::Params { rows, blocks, in_stride, out_stride })),
         (&gate_up::KERNEL, fields!(gate_up::Params { ffn_dim, blocks, in_stride, out_stride, dim, eps })),
-        (
-            &linear::KERNEL,
-            fields!(linear::Params { rows, first_row, blocks, in_stride, out_stride, dim, eps, cap }),
-        ),
+        (&linear::KERNEL, fields!(linear::Params { rows, first_row, blocks, in_stride, out_stride, dim, eps, cap })),
         (&nll::KERNEL, fields!(nll::Params { vocab_size, stride })),
         (&sample::KERNEL, fields!(sample::Params { vocab_size, stride, slots })),
     ];
@@ -274,7 +271,8 @@ fn all_pipelines_can_be_built() {
 fn refusal(bytes: u64, change: impl FnOnce(&mut Dispatch)) -> Error {
     let (_, gpu) = noop();
     let mut buffers = Buffers::default();
-    let mut dispatch = dispatch(&project::KERNEL, &mut buffers, bytes, &[("LAYOUT", 3), ("LANES", 1), ("COLUMNS", 1), ("BIAS", 0)]);
+    let mut dispatch =
+        dispatch(&project::KERNEL, &mut buffers, bytes, &[("LAYOUT", 3), ("LANES", 1), ("COLUMNS", 1), ("BIAS", 0)]);
     change(&mut dispatch);
     let executor = pollster::block_on(GpuExecutor::new(gpu, &buffers, vec![plan(vec![dispatch])]));
     executor.expect_err("refused")

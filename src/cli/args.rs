@@ -21,6 +21,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Continue a text, without end if wanted
     Generate(GenerateArgs),
+    /// Talk with the model, without end
+    Chat(ChatArgs),
     /// How surprised the model is by a text
     Perplexity(PerplexityArgs),
     /// Text to token ids, and back
@@ -63,7 +65,7 @@ impl From<QuantArg> for Quant {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AttentionArg {
     /// First and most recent tokens, positions within the cache
     Streaming,
@@ -177,6 +179,36 @@ pub(crate) struct GenerateArgs {
     /// Show the prompt too
     #[arg(long)]
     pub(crate) echo: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EvictArg {
+    /// The oldest token
+    Token,
+    /// The oldest question with its answer
+    Turn,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// What stands before the first question
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) system: Option<String>,
+    /// The whole system prompt stays for ever: it becomes the sinks
+    #[arg(long, requires = "system")]
+    pub(crate) pin_system: bool,
+    /// What leaves a full cache
+    #[arg(long, value_enum, default_value = "token")]
+    pub(crate) evict: EvictArg,
+    /// Most tokens of an answer; 0: until the model ends it
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 0)]
+    pub(crate) tokens: u64,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }

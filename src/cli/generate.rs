@@ -8,10 +8,10 @@ use sinkstream::stream::{Request, StopReason, TextStream};
 use sinkstream::tokenizer::Special;
 
 use super::args::{GenerateArgs, wrong_usage};
-use super::{Outcome, interrupted, load, print_json, read_file, read_standard_input};
+use super::{Outcome, interrupted, load, print_json, random_seed, read_file, read_standard_input};
 
 /// Tokens computed between two looks at the terminal and at Ctrl-C. A GPU works in one go; the CPU shows each token.
-const BURST: u32 = 4;
+pub(super) const BURST: u32 = 4;
 
 pub(crate) fn run(args: &GenerateArgs) -> Outcome {
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
@@ -87,10 +87,4 @@ fn prompt(args: &GenerateArgs) -> sinkstream::Result<String> {
         (None, None) => read_standard_input()?,
     };
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// A seed from the standard library's own randomness.
-fn random_seed() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id()) as u32
 }

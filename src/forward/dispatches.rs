@@ -48,15 +48,19 @@ impl Forward<'_> {
     pub(super) fn qkv(&self, plan: &mut Plan, label: &str, layer: &Layer) {
         let config = self.config;
         if let Some(gains) = layer.head_gains {
-            self.linear(plan, &format!("{label}.attn_qkv"), &Normed {
-                gain: layer.attn_norm,
-                matrices: &layer.qkv,
-                bias: layer.qkv_bias,
-                activation: Activation::None,
-                cap: 0.0,
-                out: self.raw,
-                rows: (config.n_heads + 2 * config.n_kv_heads) * config.head_dim,
-            });
+            self.linear(
+                plan,
+                &format!("{label}.attn_qkv"),
+                &Normed {
+                    gain: layer.attn_norm,
+                    matrices: &layer.qkv,
+                    bias: layer.qkv_bias,
+                    activation: Activation::None,
+                    cap: 0.0,
+                    out: self.raw,
+                    rows: (config.n_heads + 2 * config.n_kv_heads) * config.head_dim,
+                },
+            );
             self.head_norm(plan, label, layer, gains);
             return;
         }
@@ -165,15 +169,19 @@ impl Forward<'_> {
     pub(super) fn up(&self, plan: &mut Plan, label: &str, layer: &Layer) {
         let (config, up) = (self.config, &layer.up);
         if !config.family.gated {
-            self.linear(plan, &format!("{label}.ffn_up"), &Normed {
-                gain: layer.ffn_norm,
-                matrices: &[up.matrix],
-                bias: up.bias,
-                activation: config.family.activation,
-                cap: 0.0,
-                out: self.h,
-                rows: config.ffn_dim,
-            });
+            self.linear(
+                plan,
+                &format!("{label}.ffn_up"),
+                &Normed {
+                    gain: layer.ffn_norm,
+                    matrices: &[up.matrix],
+                    bias: up.bias,
+                    activation: config.family.activation,
+                    cap: 0.0,
+                    out: self.h,
+                    rows: config.ffn_dim,
+                },
+            );
             return;
         }
         let params = gate_up::Params {
@@ -184,8 +192,7 @@ impl Forward<'_> {
             dim: config.dim,
             eps: config.eps,
         };
-        let buffers =
-            [self.given.columns, self.x, layer.ffn_norm, up.matrix.quants, up.matrix.scales, self.h];
+        let buffers = [self.given.columns, self.x, layer.ffn_norm, up.matrix.quants, up.matrix.scales, self.h];
         let overrides = [self.layer_norm(), ("ACTIVATION", config.family.activation as u32)];
         self.push_matrix(plan, &gate_up::KERNEL, label, &params, &buffers, &up.matrix, &overrides, config.ffn_dim);
     }
@@ -214,15 +221,19 @@ impl Forward<'_> {
     }
 
     fn logits(&self, plan: &mut Plan) {
-        self.linear(plan, "output", &Normed {
-            gain: self.output_norm,
-            matrices: &self.output,
-            bias: self.output_bias,
-            activation: Activation::None,
-            cap: self.config.logit_cap,
-            out: self.logits,
-            rows: self.config.vocab_size,
-        });
+        self.linear(
+            plan,
+            "output",
+            &Normed {
+                gain: self.output_norm,
+                matrices: &self.output,
+                bias: self.output_bias,
+                activation: Activation::None,
+                cap: self.config.logit_cap,
+                out: self.logits,
+                rows: self.config.vocab_size,
+            },
+        );
     }
 
     pub(crate) fn score(&self, plan: &mut Plan, nll: BufferId) {

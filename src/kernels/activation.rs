@@ -65,8 +65,7 @@ mod tests {
     fn erf_by_integration(x: f64) -> f64 {
         let (steps, density) = (2000, |t: f64| (-t * t).exp());
         let width = x / f64::from(steps);
-        let inner: f64 =
-            (1..steps).map(|i| density(f64::from(i) * width) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
+        let inner: f64 = (1..steps).map(|i| density(f64::from(i) * width) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
         (density(0.0) + inner + density(x)) * width / 3.0 * std::f64::consts::FRAC_2_SQRT_PI
     }
 
@@ -74,7 +73,8 @@ mod tests {
     fn activations_are_right_everywhere() {
         for i in -1200..=1200 {
             let x = i as f32 / 100.0;
-            let (y, tanh) = (f64::from(x), (0.797_884_560_8 * (f64::from(x) + 0.044_715 * f64::from(x).powi(3))).tanh());
+            let (y, tanh) =
+                (f64::from(x), (0.797_884_560_8 * (f64::from(x) + 0.044_715 * f64::from(x).powi(3))).tanh());
             let wanted = [y, y / (1.0 + (-y).exp()), 0.5 * y * (1.0 + tanh), {
                 0.5 * y * (1.0 + erf_by_integration(y / std::f64::consts::SQRT_2))
             }];

@@ -56,7 +56,12 @@ fn twin(call: &mut Call<'_>) {
         x: call.input(2),
         stride: params.in_stride as usize,
         columns: call.columns(1).len(),
-        norm: Some(Norm { is_layer: call.flag("LAYER_NORM"), gain: call.input(3), dim: params.dim as usize, eps: params.eps }),
+        norm: Some(Norm {
+            is_layer: call.flag("LAYER_NORM"),
+            gain: call.input(3),
+            dim: params.dim as usize,
+            eps: params.eps,
+        }),
     };
     let matrix =
         Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };

@@ -61,12 +61,8 @@ fn twin(call: &mut Call<'_>) {
     let params: Params = call.params();
     let norm =
         Norm { is_layer: call.flag("LAYER_NORM"), gain: call.input(3), dim: params.dim as usize, eps: params.eps };
-    let input = Input {
-        x: call.input(2),
-        stride: params.in_stride as usize,
-        columns: call.columns(1).len(),
-        norm: Some(norm),
-    };
+    let input =
+        Input { x: call.input(2), stride: params.in_stride as usize, columns: call.columns(1).len(), norm: Some(norm) };
     let matrix =
         Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };
     let bias = call.flag("BIAS").then(|| call.input::<f32>(6));

@@ -30,7 +30,15 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/matvec.wgsl"),
         include_str!("../../shaders/project.wgsl"),
     ],
-    bindings: &[uniform("params"), uniform("columns"), read("input"), read("quants"), read("scales"), read("bias"), write("x")],
+    bindings: &[
+        uniform("params"),
+        uniform("columns"),
+        read("input"),
+        read("quants"),
+        read("scales"),
+        read("bias"),
+        write("x"),
+    ],
     twin,
 };
 

@@ -87,7 +87,12 @@ fn twin(call: &mut Call<'_>) {
         x: call.input(3),
         stride: params.stride as usize,
         columns: columns.len(),
-        norm: Some(Norm { is_layer: call.flag("LAYER_NORM"), gain: call.input(4), dim: params.dim as usize, eps: params.eps }),
+        norm: Some(Norm {
+            is_layer: call.flag("LAYER_NORM"),
+            gain: call.input(4),
+            dim: params.dim as usize,
+            eps: params.eps,
+        }),
     };
     let matrix =
         Matrix { layout: call.layout(), quants: call.input(5), scales: call.input(6), blocks: params.blocks as usize };

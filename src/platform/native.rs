@@ -56,6 +56,12 @@ pub fn seconds() -> f64 {
     START.elapsed().as_secs_f64()
 }
 
+/// Seconds since 1970 in UTC.
+pub fn unix_seconds() -> i64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_1970.map_or(0, |since| since.as_secs() as i64)
+}
+
 /// Waits for a callback of wgpu, after `queue` was given the work that leads to it.
 ///
 /// # Errors

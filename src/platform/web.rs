@@ -51,6 +51,11 @@ pub fn seconds() -> f64 {
     now_ms() / 1000.0
 }
 
+/// Seconds since 1970 in UTC.
+pub fn unix_seconds() -> i64 {
+    (js_sys::Date::now() / 1000.0) as i64
+}
+
 /// How often a waiting GPU queue is poked. Shorter floods the GPU process, longer is waited for.
 const POKE_SECONDS: f64 = 0.002;
 

@@ -364,7 +364,13 @@ fn embed_cases() -> Cases {
             let active: Vec<_> =
                 (0..active).map(|_| Column { token: random.below(vocab_size), ..Column::default() }).collect();
             let (first_row, scale) = (vocab_size / 3, [1.0, 2.5][layout as usize % 2]); // some tokens are in other parts
-            let params = embed::Params { blocks: blocks as u32, stride: stride as u32, rows: vocab_size / 2 + 1, first_row, scale };
+            let params = embed::Params {
+                blocks: blocks as u32,
+                stride: stride as u32,
+                rows: vocab_size / 2 + 1,
+                first_row,
+                scale,
+            };
             let x = random.floats(of_plan as usize * stride, 1.0);
             cases.push(
                 format!("{layout:?} {vocab_size} x {cols}, {} of {of_plan} columns", active.len()),

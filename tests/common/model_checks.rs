@@ -10,7 +10,7 @@ use sinkstream::gpu::Gpu;
 use sinkstream::kernels::cache::CacheType::{self, F16, F32};
 use sinkstream::model::Model;
 use sinkstream::plan::{Buffers, Column, ColumnsHeader, Plan};
-use sinkstream::{Sampling, Source};
+use sinkstream::{Engine, Sampling, Session, Source};
 
 use super::files::{golden, shared};
 use super::{GOLDEN, assert_close, difference, floats, ids, json, load, nlls, settings};
@@ -100,7 +100,7 @@ pub async fn stories_greedy(device: &Device) {
 }
 
 /// Ids chosen after `prompt`.
-pub async fn generate(engine: &mut sinkstream::Engine, prompt: &[u32], sampling: &Sampling, count: u32) -> Vec<u32> {
+pub async fn generate(engine: &mut Engine, prompt: &[u32], sampling: &Sampling, count: u32) -> Vec<u32> {
     let mut ids = vec![];
     let mut session = engine.session();
     session.append(engine, prompt).await.unwrap();
@@ -165,6 +165,124 @@ pub async fn taking_back(device: &Device) {
             assert_eq!(session.position(), 3 + goal as u64, "position is what was delivered");
         }
         assert_eq!(pieces, whole, "{mode}");
+    }
+}
+
+/// Streams that lose whole turns, against the step-by-step reference; and with tokens that the device chooses by itself,
+/// in bursts and one by one.
+pub async fn turns(device: &Device, chunks: &[u32]) {
+    let (model, reference) = golden_model("q8").await;
+    let (tokens, turns) = (ids(&reference["tokens"]), json(&golden("turns.json").await));
+    let starts: Vec<usize> = ids(&turns["starts"]).into_iter().map(|start| start as usize).collect();
+    for (name, stream) in turns["streams"].as_object().unwrap() {
+        let sinks = name.split('_').nth(1).unwrap().parse().unwrap();
+        for (cache, &chunk) in [F32, F16].into_iter().flat_map(|cache| chunks.iter().map(move |chunk| (cache, chunk))) {
+            // All caches have 32 tokens but one: what is pinned is the session's, not the engine's.
+            let loaded = if name == "streaming_1_20" { name } else { "streaming_4_28" };
+            let mut engine = load(&model, &settings(loaded, device, cache, chunk)).await;
+            let mut session = engine.session();
+            session.pin(sinks).unwrap();
+            session.append(&mut engine, &tokens[..1]).await.unwrap();
+            let mut nlls = vec![];
+            for turn in [1].iter().chain(&starts).zip(starts.iter().chain(&[tokens.len()])) {
+                if *turn.0 > 1 {
+                    session.begin_turn();
+                }
+                nlls.extend(session.score(&mut engine, &tokens[*turn.0..*turn.1]).await.unwrap());
+            }
+            let (mean, largest) = tolerance(cache);
+            assert_close(
+                &nlls,
+                &floats(&stream["nll"]),
+                mean,
+                largest,
+                &format!("turns {name} {cache:?} chunk {chunk}"),
+            );
+        }
+    }
+
+    let mut engine = load(&model, &settings("streaming_4_28", device, F16, 8)).await;
+    let mut texts = vec![];
+    for burst in [1, 60] {
+        let mut session = engine.session();
+        let mut text = vec![];
+        session.append(&mut engine, &tokens[..3]).await.unwrap();
+        for turn in 0..20_usize {
+            session.begin_turn();
+            session.append(&mut engine, &tokens[turn..turn + 3]).await.unwrap();
+            let goal = text.len() + 2 + turn * 5 % 9 + 40 * usize::from(turn == 11);
+            while text.len() < goal {
+                let count = burst.min(goal - text.len()) as u32;
+                let deliver = |id| {
+                    text.push(id);
+                    ControlFlow::Continue(())
+                };
+                session
+                    .generate(&mut engine, &Sampling { seed: 3, ..Sampling::default() }, count, deliver)
+                    .await
+                    .unwrap();
+            }
+        }
+        assert!(session.evicted() > 100);
+        texts.push(text);
+    }
+    assert_eq!(texts[0], texts[1], "bursts are cut where a turn leaves");
+}
+
+/// Goes on for `count` tokens.
+pub async fn go_on(engine: &mut Engine, session: &mut Session, sampling: &Sampling, count: u32) -> Vec<u32> {
+    let mut ids = vec![];
+    let deliver = |id| {
+        ids.push(id);
+        ControlFlow::Continue(())
+    };
+    session.generate(engine, sampling, count, deliver).await.unwrap();
+    ids
+}
+
+/// A saved session goes on with the same tokens: on the same engine, on another with other chunks, after evictions; and
+/// one that the CPU saved, on the device.
+pub async fn saved_sessions(device: &Device) {
+    let (model, reference) = golden_model("q8").await;
+    let tokens = ids(&reference["tokens"]);
+    let penalised = Sampling { seed: 5, repeat_penalty: 1.4, repeat_last_n: 200, ..Sampling::default() };
+    for mode in ["streaming_4_28", "window_0_32", "dense", "recompute_25"] {
+        // In recompute mode every token costs a run over 25.
+        let count = if mode == "recompute_25" { 4 } else { 50 };
+        for (cache, length) in [(F16, 1), (F32, 20), (F16, 200)] {
+            for sampling in [Sampling::greedy(), penalised] {
+                let what = format!("{mode} {cache:?} after {length}");
+                let mut engine = load(&model, &settings(mode, device, cache, 16)).await;
+                let mut session = engine.session();
+                if mode == "streaming_4_28" && length > 1 {
+                    session.pin(7).unwrap();
+                }
+                session.append(&mut engine, &tokens[..length / 2]).await.unwrap();
+                if mode.starts_with('s') {
+                    session.begin_turn();
+                }
+                session.append(&mut engine, &tokens[length / 2..length]).await.unwrap();
+                let saved = session.save(&mut engine, b"a note").await.unwrap();
+                assert_eq!(saved, session.save(&mut engine, b"a note").await.unwrap(), "saving changes nothing");
+                let wanted = go_on(&mut engine, &mut session, &sampling, count).await;
+
+                let (mut back, note) = Session::restore(&mut engine, &saved).await.unwrap();
+                assert_eq!(note, b"a note");
+                assert_eq!((back.position(), back.last()), (length as u64, Some(tokens[length - 1])), "{what}");
+                assert_eq!(go_on(&mut engine, &mut back, &sampling, count).await, wanted, "{what}, same engine");
+                assert_eq!((back.evicted(), back.cached()), (session.evicted(), session.cached()), "{what}");
+                let stale = session.save(&mut engine, b"").await.unwrap_err().to_string();
+                assert!(stale.contains("another session"), "{stale}");
+
+                let mut other = load(&model, &settings(mode, device, cache, 128)).await;
+                let (mut back, _) = Session::restore(&mut other, &saved).await.unwrap();
+                assert_eq!(go_on(&mut other, &mut back, &sampling, count).await, wanted, "{what}, other chunks");
+                let mut cpu = load(&model, &settings(mode, &Device::Cpu, cache, 16)).await;
+                let (back, _) = Session::restore(&mut cpu, &saved).await.unwrap();
+                let saved_there = back.save(&mut cpu, b"a note").await.unwrap();
+                assert_eq!(saved_there, saved, "{what}: what the CPU makes of it is the same session");
+            }
+        }
     }
 }
 

@@ -100,6 +100,38 @@ class Streaming:
             self.values = [np.delete(values, self.sinks, axis=0) for values in self.values]
 
 
+class Turns(Streaming):
+    """A stream of turns: a cache that would be too long loses its oldest turn, and token by token only the last turn that
+    is left. `starts`: numbers of the tokens that begin a turn. `drops` tells what happened: before token t, all tokens
+    but the sinks that came before token w went; `[t, w]` where that was more than the one token of `Streaming`."""
+
+    def __init__(self, model, sinks, window, starts):
+        super().__init__(model, sinks, window)
+        self.starts, self.tokens, self.drops = set(starts), [], []
+        self.count = 0
+
+    def step(self, token):
+        self.tokens.append(self.count)  # the numbers of the cached tokens
+        self.count += 1
+        return super().step(token)
+
+    def evict(self):
+        dropped = 0
+        while len(self.tokens) > self.sinks + self.window:
+            others = self.tokens[self.sinks :]
+            following = [n for n, token in enumerate(others) if n > 0 and token in self.starts]
+            # The turn that begins with the next token is not there yet, but it leaves the others as whole turns.
+            whole = len(others) if self.count in self.starts else 1
+            gone = following[0] if following else whole
+            cut = slice(self.sinks, self.sinks + gone)
+            self.tokens = self.tokens[: self.sinks] + others[gone:]
+            self.keys = [np.delete(keys, cut, axis=0) for keys in self.keys]
+            self.values = [np.delete(values, cut, axis=0) for values in self.values]
+            dropped += gone
+        if dropped > 1:
+            self.drops.append([self.count, self.tokens[self.sinks] if len(self.tokens) > self.sinks else self.count])
+
+
 def stream_logits(stream, tokens):
     return np.stack([stream.step(token) for token in tokens])
 

@@ -1,0 +1,178 @@
+//! A conversation on a stream: each turn's text, in the form of the model's template, goes in once and scrolls out of
+//! the window like any other. Nothing is rendered or read twice.
+
+mod python;
+mod template;
+
+use serde_json::{Value, json};
+
+pub use python::Clock;
+pub use template::{ChatTemplate, Message, Part};
+
+use crate::detokenizer::Detokenizer;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::tokenizer::{Special, Tokenizer};
+
+/// Most tokens of a stop text: with those that were computed ahead, no more than the ring can take back.
+const MAX_STOP: usize = 16;
+
+/// What a conversation wants of its stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// What stands before the first question; empty for nothing (or what the template itself puts there).
+    pub system: String,
+    /// The whole system prompt, with what the model puts before it, becomes the sinks.
+    pub pin_system: bool,
+    /// A full cache loses whole turns, a question with its answer, instead of single tokens.
+    pub evict_turns: bool,
+}
+
+/// Where a conversation stands.
+#[derive(Debug)]
+pub struct Chat {
+    template: ChatTemplate,
+    wishes: Wishes,
+    turns: u64,
+    /// Tokens at the start of the stream that are the system prompt.
+    system_tokens: u32,
+}
+
+impl Chat {
+    /// A conversation that has not begun.
+    pub fn new(template: ChatTemplate, wishes: Wishes) -> Self {
+        Self { template, wishes, turns: 0, system_tokens: 0 }
+    }
+
+    /// The model's template.
+    pub fn template(&self) -> &ChatTemplate {
+        &self.template
+    }
+
+    /// Questions asked so far.
+    pub fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// Whether the model still sees the whole system prompt; `None` if there is none.
+    pub fn system_in_place(&self, session: &Session) -> Option<bool> {
+        let is_whole = self.system_tokens <= session.sinks() || session.evicted() == 0;
+        (self.system_tokens > 0).then_some(is_whole)
+    }
+
+    /// Texts that end an answer, besides the model's end tokens: without a template there is no token that says so.
+    pub fn stop(&self) -> Vec<String> {
+        if self.template.is_plain() { vec!["\nUser:".into()] } else { vec![] }
+    }
+
+    /// Forgets the conversation. It goes on with an empty session.
+    pub fn reset(&mut self) {
+        (self.turns, self.system_tokens) = (0, 0);
+    }
+
+    /// Where it stands, for a snapshot of its session.
+    pub fn state(&self) -> Value {
+        json!({ "turns": self.turns, "system_tokens": self.system_tokens })
+    }
+
+    /// Goes on where a snapshot was taken. A stream that was no conversation counts as one that has begun.
+    pub fn resume(&mut self, state: &Value) {
+        let number = |key: &str| state[key].as_u64();
+        self.turns = number("turns").unwrap_or(1);
+        self.system_tokens = number("system_tokens").and_then(|tokens| u32::try_from(tokens).ok()).unwrap_or(0);
+    }
+
+    /// Takes a stop text back that ended an answer of `ids`, of which `shown` bytes are the answer: the stream ends where
+    /// the answer does, as far as tokens allow. Looks at the last [`MAX_STOP`] tokens.
+    ///
+    /// # Errors
+    /// As [`Session::take_back`].
+    pub fn take_stop_back(
+        &self,
+        tokenizer: &Tokenizer,
+        session: &mut Session,
+        ids: &[u32],
+        shown: usize,
+    ) -> Result<()> {
+        let mut detokenizer = Detokenizer::new();
+        let mut bytes = 0;
+        let belongs = |id: &&u32| {
+            bytes += detokenizer.push(tokenizer, **id).len();
+            bytes <= shown
+        };
+        let excess = ids.len() - ids.iter().take_while(belongs).count();
+        session.take_back(excess.min(MAX_STOP) as u32)
+    }
+
+    /// Puts a question into the stream, up to where the answer begins. What the template writes behind an answer goes
+    /// in with the next question, once: an end token that the model chose itself is not repeated, and one that the
+    /// template does not use there is taken back.
+    ///
+    /// # Errors
+    /// [`Error::Template`]; [`Error::Settings`] if the system prompt does not fit into the cache; as [`Session::append`].
+    pub async fn ask(&mut self, engine: &mut Engine, session: &mut Session, user: &str) -> Result<()> {
+        let tokenizer = engine.tokenizer()?;
+        let (ids, head) = if self.turns == 0 {
+            let mut messages = vec![Message::new("user", user)];
+            if !self.wishes.system.is_empty() {
+                messages.insert(0, Message::new("system", &self.wishes.system));
+            }
+            let (ids, head) = self.encode_opening(&tokenizer, &self.template.opening(&messages)?)?;
+            if self.wishes.pin_system {
+                self.check_pinned(head)?;
+                session.pin(head as u32)?;
+            }
+            self.system_tokens = head as u32;
+            (ids, head)
+        } else {
+            let part = self.template.turn(user)?;
+            let (mut ids, mut head) = split(&part, |text| tokenizer.encode(text, Special::Parse))?;
+            let ended = session.last().filter(|&last| tokenizer.is_end(last));
+            if ended.is_some() && ended == ids.first().copied() {
+                ids.remove(0);
+                head = head.saturating_sub(1);
+            } else if ended.is_some() {
+                session.take_back(1)?;
+            }
+            (ids, head)
+        };
+        session.append(engine, &ids[..head]).await?;
+        if self.wishes.evict_turns {
+            session.begin_turn();
+        }
+        session.append(engine, &ids[head..]).await?;
+        self.turns += 1;
+        Ok(())
+    }
+
+    /// A BOS that the template writes is the tokenizer's own: it comes once.
+    fn encode_opening(&self, tokenizer: &Tokenizer, opening: &Part) -> Result<(Vec<u32>, usize)> {
+        let bos = self.template.bos();
+        let is_double = tokenizer.add_bos() && !bos.is_empty() && opening.text.starts_with(bos);
+        let cut = if is_double { bos.len() } else { 0 };
+        let part = Part { text: opening.text[cut..].into(), head: opening.head.saturating_sub(cut) };
+        split(&part, |text| tokenizer.encode_start(text, Special::Parse))
+    }
+
+    fn check_pinned(&self, head: usize) -> Result<()> {
+        match (self.wishes.system.is_empty(), head) {
+            (true, _) => Err(Error::Settings("there is no system prompt to pin".into())),
+            (false, 0) => Err(Error::Settings(
+                "the model's chat template does not put the system prompt first: it cannot be pinned".into(),
+            )),
+            (false, _) => Ok(()),
+        }
+    }
+}
+
+/// The ids of a text, and how many of them are its head: as many as the head alone begins with too.
+fn split(part: &Part, encode: impl Fn(&str) -> Result<Vec<u32>>) -> Result<(Vec<u32>, usize)> {
+    let ids = encode(&part.text)?;
+    if part.head == 0 {
+        return Ok((ids, 0));
+    }
+    let head = encode(&part.text[..part.head])?;
+    let common = ids.iter().zip(&head).take_while(|(a, b)| a == b).count();
+    Ok((ids, common))
+}

@@ -1,0 +1,228 @@
+//! A session as bytes: everything that it takes to go on elsewhere as if nothing had been.
+//!
+//! All numbers little-endian: `sinksnap`, version; SHA-256 of the model's metadata and tensor directory; what is kept;
+//! where the stream stands; its recent tokens; its turns; the caller's note; then, for every cache buffer (keys and values,
+//! layer by layer) and key head, the cached tokens in the order of the stream, as they lie in the cache; SHA-256 of all that.
+//! Slots do not occur, and neither does the executor: what the CPU saved, a GPU restores, with the same bits.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+use super::Session;
+use crate::config::Attention;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::plan::{BufferId, Purpose};
+
+const MAGIC: [u8; 8] = *b"sinksnap";
+/// Raised with every change of the format.
+const VERSION: u32 = 1;
+/// Bytes of a SHA-256.
+const HASH: usize = 32;
+
+impl Session {
+    /// The session as bytes, with a note of the caller's own for whoever restores it. It goes on unchanged.
+    ///
+    /// The bytes hold the recent token ids and the keys and values of all cached tokens, as long as these are few; a
+    /// stream in recompute mode has no keys. Sampling settings are the caller's.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] if the engine has gone on to another session; those of the executor.
+    pub async fn save(&self, engine: &mut Engine, note: &[u8]) -> Result<Vec<u8>> {
+        self.check(engine, &[])?;
+        let mut out = MAGIC.to_vec();
+        out.extend(VERSION.to_le_bytes());
+        out.extend(identity(engine.gguf()));
+        let kept = [self.keep.attention as u32, self.keep.sinks + self.keep.window, engine.cache_type() as u32];
+        out.extend([kept[0], kept[1], kept[2], self.keep.sinks].iter().flat_map(|number| number.to_le_bytes()));
+        out.extend([self.start, self.delivered].iter().flat_map(|number| number.to_le_bytes()));
+        let recent: Vec<u8> = self.recent.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let turns: Vec<u8> = self.ring.turns().flat_map(|turn| turn.to_le_bytes()).collect();
+        for bytes in [&recent[..], &turns, note] {
+            out.extend((bytes.len() as u64).to_le_bytes());
+            out.extend(bytes);
+        }
+        if self.keep.attention != Attention::Recompute {
+            let (slots, rows) = (self.ring.held(), Rows::new(engine, self.ring.slots()));
+            for buffer in &rows.buffers {
+                let mut cache = vec![0; rows.heads * rows.slots * rows.bytes];
+                engine.executor.read(*buffer, 0, &mut cache).await?;
+                for place in rows.places(&slots) {
+                    out.extend(&cache[place..place + rows.bytes]);
+                }
+            }
+        }
+        let hash = Sha256::digest(&out);
+        out.extend(hash);
+        Ok(out)
+    }
+
+    /// A session from bytes of [`Self::save`], and the note that was saved with it. It takes the place of the engine's
+    /// present session. The engine must have loaded the same model with the same attention mode, cache size and cache
+    /// type; device and chunk size do not matter. On the same executor the stream goes on with the same bits.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] for bytes that are damaged or of another engine, and the present session goes on; those of
+    /// the executor.
+    pub async fn restore(engine: &mut Engine, bytes: &[u8]) -> Result<(Self, Vec<u8>)> {
+        let refuse = |what: &str| Error::Snapshot(what.into());
+        let mut reader = Reader(bytes);
+        if reader.array::<8>()? != MAGIC {
+            return Err(refuse("it is no saved session"));
+        }
+        let version = reader.u32()?;
+        if version != VERSION {
+            return Err(Error::Snapshot(format!("its version is {version}, this program reads version {VERSION}")));
+        }
+        let (body, hash) = bytes.split_last_chunk::<HASH>().ok_or_else(|| refuse("it is cut short"))?;
+        if Sha256::digest(body)[..] != hash[..] {
+            return Err(refuse("it is damaged"));
+        }
+        reader.0 = body.get(MAGIC.len() + 4..).ok_or_else(|| refuse("it is cut short"))?;
+        if reader.array::<HASH>()? != identity(engine.gguf()) {
+            return Err(refuse("it is of another model"));
+        }
+        let mut session = Self::new(0, engine.keep(), engine.model.slack);
+        let keep = &mut session.keep;
+        let total = keep.sinks + keep.window;
+        let wanted = [keep.attention as u32, total, engine.cache_type() as u32];
+        for (name, wanted) in ["attention mode", "cache size", "cache type"].into_iter().zip(wanted) {
+            if reader.u32()? != wanted {
+                return Err(Error::Snapshot(format!("it has another {name}")));
+            }
+        }
+        let sinks = reader.u32()?;
+        (keep.sinks, keep.window) = (sinks, total.checked_sub(sinks).ok_or_else(|| refuse("too many sinks"))?);
+        (session.start, session.delivered) = (reader.u64()?, reader.u64()?);
+        let recent: Vec<u32> = reader.numbers()?.map(u32::from_le_bytes).collect();
+        let turns: Vec<u64> = reader.numbers()?.map(u64::from_le_bytes).collect();
+        let note_bytes = reader.u64()?;
+        let note = reader.take(note_bytes)?.to_vec();
+        let vocab_size = engine.config().vocab_size;
+        let most = session.delivered.min(session.recent_limit as u64);
+        let is_far = session.start.checked_add(session.delivered).is_none_or(|end| end > 1 << 62);
+        let is_known = recent.len() as u64 <= most && recent.is_empty() == (session.delivered == 0);
+        if is_far || !is_known || recent.iter().any(|&id| id >= vocab_size) || !turns.is_sorted() {
+            return Err(refuse("it contradicts itself"));
+        }
+        session.pending = recent.last().copied();
+        session.recent = recent.into();
+
+        if session.keep.attention != Attention::Recompute {
+            session.ring.pin(sinks);
+            session.ring.resume(session.start, session.delivered.saturating_sub(1), turns);
+            session.restore_cache(engine, reader.0).await?;
+        }
+        engine.current_session += 1;
+        session.id = engine.current_session;
+        Ok((session, note))
+    }
+
+    /// Puts saved keys and values where they belong. A ring with less slack takes fewer of them, one with more has empty
+    /// slots that nobody looks at.
+    async fn restore_cache(&self, engine: &mut Engine, saved: &[u8]) -> Result<()> {
+        let rows = Rows::new(engine, self.ring.slots());
+        let slots = self.ring.held();
+        let parts = rows.buffers.len() * rows.heads;
+        let sinks = slots.len().min(self.keep.sinks as usize);
+        let count = saved.len() / (parts * rows.bytes).max(1);
+        let seen = self.ring.cached(self.ring.written()) as usize;
+        if saved.len() != count * parts * rows.bytes || count < seen {
+            return Err(Error::Snapshot("it contradicts itself".into()));
+        }
+        // The sinks, and as many of the latest tokens as both have.
+        let both = count.min(slots.len());
+        let here: Vec<u32> = slots[..sinks].iter().chain(&slots[slots.len() - (both - sinks)..]).copied().collect();
+        let there: Vec<usize> = (0..sinks).chain(count - (both - sinks)..count).collect();
+        for (n, buffer) in rows.buffers.iter().enumerate() {
+            let mut cache = vec![0; rows.heads * rows.slots * rows.bytes];
+            let first = n * rows.heads * count;
+            for (at, place) in rows.places(&here).enumerate() {
+                let row = first + at / both * count + there[at % both];
+                cache[place..place + rows.bytes].copy_from_slice(&saved[row * rows.bytes..][..rows.bytes]);
+            }
+            engine.executor.write(*buffer, 0, &cache)?;
+        }
+        Ok(())
+    }
+}
+
+/// How a cache buffer is divided: `[kv_head][slot]` rows of one key or value.
+struct Rows {
+    buffers: Vec<BufferId>,
+    heads: usize,
+    slots: usize,
+    /// Of one row.
+    bytes: usize,
+}
+
+impl Rows {
+    fn new(engine: &Engine, slots: u32) -> Self {
+        let config = engine.config();
+        Self {
+            buffers: engine.model.buffers.of(Purpose::Cache),
+            heads: config.n_kv_heads as usize,
+            slots: slots as usize,
+            bytes: 4 * engine.cache_type().words_per_pair() * (config.head_dim / 2) as usize,
+        }
+    }
+
+    /// Where the rows of these slots begin, head by head, in bytes.
+    fn places(&self, slots: &[u32]) -> impl Iterator<Item = usize> {
+        (0..self.heads)
+            .flat_map(move |head| slots.iter().map(move |&slot| (head * self.slots + slot as usize) * self.bytes))
+    }
+}
+
+/// What makes two model files the same to a session: SHA-256 of metadata and tensor directory.
+fn identity(gguf: &Gguf) -> [u8; HASH] {
+    struct Hashed(Sha256);
+    impl Write for Hashed {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.update(text);
+            Ok(())
+        }
+    }
+    let mut hashed = Hashed(Sha256::new());
+    // Cannot fail: neither can the hash.
+    let _ = write!(hashed, "{:?} {:?}", gguf.metadata, gguf.tensors);
+    hashed.0.finalize().into()
+}
+
+/// Reads numbers off the front of bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: u64) -> Result<&'a [u8]> {
+        let split = usize::try_from(count).ok().and_then(|count| self.0.split_at_checked(count));
+        let (taken, rest) = split.ok_or_else(|| Error::Snapshot("it is cut short".into()))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N as u64)?);
+        Ok(array)
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    /// A list of numbers of N bytes, behind its length in bytes.
+    fn numbers<const N: usize>(&mut self) -> Result<impl Iterator<Item = [u8; N]> + use<'a, N>> {
+        let bytes = self.u64()?;
+        let (numbers, rest) = self.take(bytes)?.as_chunks::<N>();
+        match rest {
+            [] => Ok(numbers.iter().copied()),
+            _ => Err(Error::Snapshot("it contradicts itself".into())),
+        }
+    }
+}
