@@ -18,7 +18,7 @@ use crate::source::Source;
 use crate::tokenizer::Tokenizer;
 
 /// Where to run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Device {
     /// A real GPU if there is one, else the CPU.
     #[default]
@@ -29,6 +29,8 @@ pub enum Device {
     Cpu,
     /// The adapter with this number or part of a name.
     Named(String),
+    /// A device that is open already: engines on it share its compiled pipelines.
+    Open(Gpu),
 }
 
 /// How to load a model.

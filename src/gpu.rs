@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{DEFAULT_LANES, Device};
 use crate::error::{Error, Result};
+use crate::executor::gpu::Pipelines;
 
 /// All adapters of this machine, best first: discrete, integrated, others, software last. In a browser the one it offers.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
@@ -54,12 +55,13 @@ const FEATURES: [(&str, wgpu::Features); 4] = [
     ("cooperative-matrix", wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
 ];
 
-/// An open device. Clones share it.
+/// An open device. Clones share it, and what was compiled for it.
 #[derive(Clone, Debug)]
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
+    pub(crate) pipelines: Arc<Mutex<Pipelines>>,
     faults: Arc<Mutex<Faults>>,
 }
 
@@ -80,6 +82,7 @@ impl Gpu {
     pub async fn choose(device: &Device) -> Result<Option<Self>> {
         let adapters = match device {
             Device::Cpu => return Ok(None),
+            Device::Open(gpu) => return Ok(Some(gpu.clone())),
             _ => adapters().await,
         };
         let names = || adapters.iter().map(|adapter| adapter.get_info().name).collect::<Vec<_>>().join(", ");
@@ -94,7 +97,7 @@ impl Gpu {
                     .iter()
                     .find(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted.to_lowercase())),
             },
-            Device::Gpu | Device::Cpu => adapters.first(),
+            Device::Gpu | Device::Cpu | Device::Open(_) => adapters.first(),
         };
         match (chosen, device) {
             (Some(adapter), _) => Ok(Some(Self::open(adapter).await?)),
@@ -144,7 +147,7 @@ impl Gpu {
             let mut faults = seen.lock().unwrap_or_else(PoisonError::into_inner);
             faults.lost.get_or_insert_with(|| format!("{reason:?} {message}"));
         });
-        Self { device, queue, info, faults }
+        Self { device, queue, info, pipelines: Arc::default(), faults }
     }
 
     /// The adapter's name, backend and driver.

@@ -2,6 +2,7 @@
 //! the same dispatches again and submits them.
 
 use std::num::NonZeroU64;
+use std::sync::PoisonError;
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -82,8 +83,8 @@ impl GpuExecutor {
         };
         let (all, params, staging) = gpu.checked(&format!("{bytes} bytes of buffers"), make_buffers).await?;
 
-        let mut pipelines = Pipelines::default();
         let make_plans = || {
+            let mut pipelines = gpu.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
             let mut params_offset = 0;
             let mut make = |dispatch: &Dispatch| {
                 gpu.queue.write_buffer(&params, params_offset, &dispatch.params);
@@ -259,8 +260,8 @@ fn bind_group(
 }
 
 /// Shader modules, one a kernel, and pipelines, one for each kernel and set of constants.
-#[derive(Default)]
-struct Pipelines {
+#[derive(Debug, Default)]
+pub(crate) struct Pipelines {
     kernels: Vec<(&'static str, wgpu::ShaderModule, wgpu::PipelineLayout)>,
     pipelines: Vec<(&'static str, Constants, wgpu::ComputePipeline)>,
 }

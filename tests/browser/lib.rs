@@ -46,11 +46,19 @@ pub async fn kernel(name: String) -> String {
 /// to compile the pipelines of each model that is loaded.
 #[wasm_bindgen]
 pub async fn model(name: String, device: String) {
-    let device = if device == "gpu" { Device::Gpu } else { Device::Cpu };
+    let device = match device.as_str() {
+        "gpu" => Device::Open(Gpu::choose(&Device::Gpu).await.unwrap().unwrap()), // compiles each pipeline once
+        _ => Device::Cpu,
+    };
     match name.as_str() {
         "tensors" => check::tensors(&device).await,
         "dense_logits" => check::dense_logits(&device).await,
         "golden_nlls" => check::golden_nlls(&device, &[128], "streaming_4").await,
+        "families" => {
+            for name in ["qwen3", "gptneox", "falcon_new", "mpt_six_heads", "gemma2"] {
+                check::family_nlls(&device, name, &[16]).await;
+            }
+        }
         "stories_nlls" => check::stories_nlls(&device, 300).await,
         "stories_greedy" => check::stories_greedy(&device).await,
         "far_positions" => check::far_positions(&device).await,

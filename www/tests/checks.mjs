@@ -4,8 +4,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-const kernels = ["embed", "qkv", "attention", "project", "gate_up", "logits", "nll", "sample"];
-const models = ["tensors", "dense_logits", "golden_nlls", "stories_nlls", "stories_greedy", "far_positions", "chunk_sizes", "taking_back"];
+const kernels = ["embed", "qkv", "head_norm", "attention", "project", "add_norm", "gate_up", "linear", "nll", "sample"];
+const models = ["tensors", "dense_logits", "golden_nlls", "families", "stories_nlls", "stories_greedy", "far_positions", "chunk_sizes", "taking_back"];
 const againstCpu = ["same_text_as_cpu", "close_to_cpu"];
 const tokenizers = [
   "llama.cpp: gpt-2", "llama.cpp: falcon", "llama.cpp: mpt", "llama.cpp: phi-3",
