@@ -141,7 +141,7 @@ fn thrown(error: Error) -> JsValue {
         Error::Format { .. } | Error::Unsupported { .. } | Error::Model(_) | Error::Tokenizer(_) => "ModelFormatError",
         Error::Read { .. } => "DownloadError",
         Error::Settings(_) | Error::DoesNotFit(_) | Error::CacheFull(_) => "RangeError",
-        Error::Gpu(_) | Error::Write { .. } | Error::Aborted => "Error",
+        Error::Template(_) | Error::Snapshot(_) | Error::Gpu(_) | Error::Write { .. } | Error::Aborted => "Error",
     };
     let thrown = js_sys::Error::new(&error.to_string());
     thrown.set_name(name);
