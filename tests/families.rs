@@ -15,6 +15,7 @@ use pollster::block_on;
 use sinkstream::Error;
 use sinkstream::engine::{Device, Settings};
 use sinkstream::gguf::Value;
+use sinkstream::gpu::Gpu;
 use sinkstream::kernels::cache::CacheType;
 
 macro_rules! families {
@@ -167,6 +168,15 @@ fn large_vocabulary(rows: u64, ggml_type: u32) -> Vec<u8> {
     file.finish()
 }
 
+/// Whether a device with the default limits of WebGPU, which checks everything and computes nothing, takes the model.
+fn fits_default_limits(file: &[u8]) -> bool {
+    let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    assert_eq!(device.limits().max_storage_buffer_binding_size, 128 << 20);
+    let gpu = Gpu::new(device.clone(), queue, device.adapter_info());
+    let settings = common::settings("streaming_2_3", &Device::Open(gpu), CacheType::F32, 4);
+    block_on(try_load(file, &settings)).is_ok()
+}
+
 #[test]
 fn embeddings_beyond_one_binding_come_in_parts() {
     let rows = 1_070_001; // 137 MB as f32, in parts of 1,048,576 and the rest; 68 MB as f16
@@ -177,6 +187,7 @@ fn embeddings_beyond_one_binding_come_in_parts() {
     };
     let whole = of(&Device::Cpu, &large_vocabulary(rows, 1));
     let file = large_vocabulary(rows, 0);
+    assert!(fits_default_limits(&file), "every plane is at most what a default device binds");
     common::assert_close(&whole, &of(&Device::Cpu, &file), 1e-6, 1e-5, "in parts on the CPU");
     if let Some(device) = common::gpu() {
         common::assert_close(&whole, &of(&device, &file), 1e-4, 1e-3, "in parts on a GPU");

@@ -22,7 +22,8 @@ pub fn gpu() -> Option<Device> {
         files::not_checked("SINKSTREAM_GPU=skip");
         return None;
     }
-    Some(Device::Gpu)
+    let gpu = pollster::block_on(sinkstream::gpu::Gpu::choose(&Device::Gpu)).unwrap().unwrap();
+    Some(Device::Open(gpu)) // each pipeline is compiled once, not for every model that a test loads
 }
 
 /// A JSON file's value.
