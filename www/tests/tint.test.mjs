@@ -13,7 +13,15 @@ const folder = process.env.SINKSTREAM_WGSL_DIR ?? join(target, "wgsl");
 const files = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith(".wgsl")) : [];
 
 /** Values of the override constants that plans use. */
-const values = { LAYOUT: [0, 1, 2, 3, 4], LANES: [1, 16], COLUMNS: [1, 8], CACHE_F32: [0, 1] };
+const values = {
+  LAYOUT: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+  LANES: [1, 16],
+  COLUMNS: [1, 8],
+  CACHE_F32: [0, 1],
+  LAYER_NORM: [0, 1],
+  BIAS: [0, 1],
+  ACTIVATION: [0, 1, 2, 3],
+};
 
 /** Every combination of the constants that a shader declares. */
 function combinations(source) {
@@ -43,7 +51,7 @@ describe("Tint", () => {
   });
 
   test("there are shaders to compile", () => {
-    assert.ok(files.length >= 8, `${files.length} shaders in ${folder}: run cargo test --test shaders with SINKSTREAM_WGSL_DIR set to it`);
+    assert.ok(files.length >= 10, `${files.length} shaders in ${folder}: run cargo test --test shaders with SINKSTREAM_WGSL_DIR set to it`);
   });
 
   for (const file of files) {
