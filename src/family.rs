@@ -108,7 +108,7 @@ pub const FAMILIES: [Family; 9] = [
     LLAMA,
     Family {
         name: "qwen2",
-        models: "Qwen 1.5 to 2.5",
+        models: "Qwen2, Qwen2.5",
         positions: Positions::Halves,
         biased: &["attn_q", "attn_k", "attn_v"],
         ..LLAMA
@@ -116,7 +116,7 @@ pub const FAMILIES: [Family; 9] = [
     Family { name: "qwen3", models: "Qwen3", positions: Positions::Halves, head_norms: true, ..LLAMA },
     Family {
         name: "phi3",
-        models: "Phi-3, Phi-4 mini",
+        models: "Phi-3",
         positions: Positions::Halves,
         fused_qkv: true,
         fused_gate_up: true,
