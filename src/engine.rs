@@ -30,7 +30,7 @@ pub enum Device {
     /// The adapter with this number or part of a name.
     Named(String),
     /// A device that is open already: engines on it share its compiled pipelines.
-    Open(Gpu),
+    Open(Box<Gpu>),
 }
 
 /// How to load a model.

@@ -82,7 +82,7 @@ impl Gpu {
     pub async fn choose(device: &Device) -> Result<Option<Self>> {
         let adapters = match device {
             Device::Cpu => return Ok(None),
-            Device::Open(gpu) => return Ok(Some(gpu.clone())),
+            Device::Open(gpu) => return Ok(Some(Self::clone(gpu))),
             _ => adapters().await,
         };
         let names = || adapters.iter().map(|adapter| adapter.get_info().name).collect::<Vec<_>>().join(", ");

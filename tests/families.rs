@@ -173,7 +173,7 @@ fn fits_default_limits(file: &[u8]) -> bool {
     let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
     assert_eq!(device.limits().max_storage_buffer_binding_size, 128 << 20);
     let gpu = Gpu::new(device.clone(), queue, device.adapter_info());
-    let settings = common::settings("streaming_2_3", &Device::Open(gpu), CacheType::F32, 4);
+    let settings = common::settings("streaming_2_3", &Device::Open(Box::new(gpu)), CacheType::F32, 4);
     block_on(try_load(file, &settings)).is_ok()
 }
 

@@ -47,7 +47,7 @@ pub async fn kernel(name: String) -> String {
 #[wasm_bindgen]
 pub async fn model(name: String, device: String) {
     let device = match device.as_str() {
-        "gpu" => Device::Open(Gpu::choose(&Device::Gpu).await.unwrap().unwrap()), // compiles each pipeline once
+        "gpu" => Device::Open(Box::new(Gpu::choose(&Device::Gpu).await.unwrap().unwrap())), // compiles each pipeline once
         _ => Device::Cpu,
     };
     match name.as_str() {

@@ -23,7 +23,7 @@ pub fn gpu() -> Option<Device> {
         return None;
     }
     let gpu = pollster::block_on(sinkstream::gpu::Gpu::choose(&Device::Gpu)).unwrap().unwrap();
-    Some(Device::Open(gpu)) // each pipeline is compiled once, not for every model that a test loads
+    Some(Device::Open(Box::new(gpu))) // each pipeline is compiled once, not for every model that a test loads
 }
 
 /// A JSON file's value.
