@@ -35,7 +35,7 @@ pub struct Config {
     pub rope: Rope,
     /// From so many cached tokens on, Phi-3's factors for long contexts count.
     pub rope_original: u32,
-    /// What layers with a window of their own see; the last of every `family.global_every` layers is none.
+    /// What layers with a window of their own see.
     pub local: Option<Local>,
     /// Tokens that the model was trained to see back, itself included, in all layers.
     pub sliding_window: Option<u32>,
@@ -68,13 +68,14 @@ pub struct Local {
     pub rope: Rope,
     /// Tokens that a query sees besides itself.
     pub reach: u32,
+    /// The last of so many layers sees everything.
+    pub period: u32,
 }
 
 impl Config {
     /// What is different in layer `n`, if it has a window of its own.
     pub fn local(&self, n: u32) -> Option<&Local> {
-        let every = self.family.global_every.max(1);
-        self.local.as_ref().filter(|_| n % every < every - 1)
+        self.local.as_ref().filter(|local| n % local.period < local.period - 1)
     }
 
     /// Reads the shape from metadata and tensor directory.
@@ -131,7 +132,9 @@ impl Config {
                     let scaling = if family.head_norms { Scaling::Linear(1.0) } else { rope.scaling };
                     let base = if family.head_norms { 10_000.0 } else { rope.base };
                     let base = float("rope.freq_base_swa")?.unwrap_or(base);
-                    Some(Local { rope: Rope { base, scaling, ..rope }, reach: window - 1 })
+                    let period = optional("attention.sliding_window_pattern")?.unwrap_or(family.global_every);
+                    positive("attention.sliding_window_pattern", period)?;
+                    Some(Local { rope: Rope { base, scaling, ..rope }, reach: window - 1, period })
                 }
             },
             sliding_window: sliding_window.filter(|_| family.global_every == 0),

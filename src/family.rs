@@ -55,7 +55,8 @@ pub struct Family {
     pub post_norms: bool,
     /// The embedding is multiplied by `sqrt(dim)`.
     pub scaled_embedding: bool,
-    /// With a sliding window in the file, all but every so-manieth layer have it; 0: it is the whole model's.
+    /// With a sliding window in the file, all but every so-manieth layer have it, unless `attention.sliding_window_pattern`
+    /// says otherwise; 0: it is the whole model's.
     pub global_every: u32,
     /// Tensors of a layer that must have a bias. Others may.
     pub biased: &'static [&'static str],

@@ -133,6 +133,22 @@ fn a_models_own_window_is_the_most_that_it_keeps() {
     assert_eq!(keep("gemma2", None).window, 512 - 1 - 4); // its window is that of some layers only
 }
 
+#[test]
+fn the_file_says_which_layers_of_gemma_see_everything() {
+    let key = "gemma3.attention.sliding_window_pattern";
+    let mut bytes = golden("gemma3");
+    let value = bytes.windows(key.len()).position(|part| part == key.as_bytes()).unwrap() + key.len() + 4;
+    let whole = |bytes: &[u8]| {
+        let engine = block_on(try_load(bytes, &Settings { device: Device::Cpu, ..Settings::default() })).unwrap();
+        (0..engine.config().n_layers).filter(|&n| engine.config().local(n).is_none()).collect::<Vec<_>>()
+    };
+    assert_eq!((bytes[value], whole(&bytes)), (6, vec![5]));
+    bytes[value] = 3;
+    assert_eq!(whole(&bytes), [2, 5]);
+    bytes[value] = 0;
+    assert!(refusal(&bytes).to_string().contains("sliding_window_pattern is zero"));
+}
+
 /// A llama of one layer whose embedding, also its output, has a million rows of 32: as f32 more than one binding holds.
 fn large_vocabulary(rows: u64, ggml_type: u32) -> Vec<u8> {
     let value = |n: u64| f32::from((n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57) as i8 - 64) / 256.0; // exact in 16 bits

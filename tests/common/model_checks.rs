@@ -101,15 +101,9 @@ pub async fn stories_greedy(device: &Device) {
 
 /// Ids chosen after `prompt`.
 pub async fn generate(engine: &mut Engine, prompt: &[u32], sampling: &Sampling, count: u32) -> Vec<u32> {
-    let mut ids = vec![];
     let mut session = engine.session();
     session.append(engine, prompt).await.unwrap();
-    let deliver = |id| {
-        ids.push(id);
-        ControlFlow::Continue(())
-    };
-    session.generate(engine, sampling, count, deliver).await.unwrap();
-    ids
+    go_on(engine, &mut session, sampling, count).await
 }
 
 /// Positions far out in the stream change nothing.
