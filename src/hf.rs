@@ -8,6 +8,7 @@ mod folder;
 mod header;
 mod metadata;
 mod quantize;
+mod rope;
 mod safetensors;
 mod tensors;
 mod vocabulary;
