@@ -277,6 +277,9 @@ pub(crate) struct PerplexityArgs {
     /// A row for every N tokens: perplexity, tokens per second, bytes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) blocks: Option<u64>,
+    /// Draw perplexity, speed and memory along the text
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
     /// Also from fresh runs, at N tokens of the first and N of the last 100,000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..), conflicts_with = "position")]
     pub(crate) recompute: Option<u64>,

@@ -15,12 +15,15 @@ use sinkstream::{Engine, Error, Result, Session};
 
 use self::running::Running;
 use super::args::PerplexityArgs;
+use super::plot::{self, Axis, Figure, Scale, Series};
 use super::{Failure, Outcome, interrupted, load, open, print_json, print_line, progress_bar, read_file, write_file};
 
 /// Tokens scored between two looks at Ctrl-C.
 const STEP: usize = 1024;
 /// Tokens at either end of a text among which the pairs with fresh runs are spread.
 const ENDS: u64 = 100_000;
+/// Rows of a plot for which no block was given.
+const PLOTTED_BLOCKS: u64 = 100;
 /// Seconds between two checkpoints.
 const CHECKPOINT_SECONDS: f64 = 20.0;
 
@@ -42,7 +45,8 @@ pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
     let capacity = u64::from(keep.sinks) + u64::from(keep.window);
     let mut fresh = Fresh::new(args, &settings, &ids, capacity)?;
 
-    let text = name_of(&ids, args);
+    let block = args.blocks.or(args.plot.as_ref().map(|_| (ids.len() as u64 / PLOTTED_BLOCKS).max(1)));
+    let text = name_of(&ids, args, block);
     let (mut session, mut running) = match args.checkpoint.as_deref().filter(|path| path.exists()) {
         Some(path) => resume(&mut engine, path, &text)?,
         None => (begin(&mut engine, args.position, ids[0])?, Running::default()),
@@ -61,7 +65,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
             return Err(Error::Aborted.into());
         }
         let first = running.all.tokens as usize + 1;
-        let room = args.blocks.map_or(STEP, |block| STEP.min((block - running.block.tokens) as usize));
+        let room = block.map_or(STEP, |block| STEP.min((block - running.block.tokens) as usize));
         let piece = &ids[first..ids.len().min(first + room)];
         let started = seconds();
         let found = pollster::block_on(session.score(&mut engine, piece))?;
@@ -75,9 +79,9 @@ pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
         if args.nll_out.is_some() {
             nlls.extend(&found);
         }
-        if args.blocks == Some(running.block.tokens) {
+        if block == Some(running.block.tokens) {
             let row = running.end_block(engine.bytes());
-            if !args.run.json {
+            if args.blocks.is_some() && !args.run.json {
                 bar.suspend(|| print_row(row))?;
             }
         }
@@ -91,6 +95,9 @@ pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
     if let Some(path) = &args.nll_out {
         let finite: Vec<Option<f32>> = nlls.iter().map(|nll| Some(*nll).filter(|nll| nll.is_finite())).collect();
         write_file(path, &serde_json::to_vec(&finite).map_err(std::io::Error::from)?)?;
+    }
+    if let Some(path) = &args.plot {
+        plot::lines(path, &figures(&running.blocks))?;
     }
     let after_eviction = Some(&running.after_eviction).filter(|sums| sums.tokens > 0);
     let info = engine.info();
@@ -111,7 +118,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
         "executor": info["executor"],
         "adapter": info["adapter"],
     });
-    if args.blocks.is_some() {
+    if block.is_some() {
         report["blocks"] = running.blocks.clone().into();
     }
     if let Some(fresh) = &fresh {
@@ -162,12 +169,35 @@ fn print_row(row: &Value) -> std::io::Result<()> {
     ))
 }
 
+/// The rows as curves.
+fn figures(blocks: &[Value]) -> [Figure; 3] {
+    let series = |name: &str, key: &str| Series {
+        name: name.into(),
+        points: blocks.iter().filter_map(|row| Some((row["tokens"].as_f64()?, row[key].as_f64()?))).collect(),
+    };
+    let figure = |title: &str, label: &str, series: Vec<Series>| Figure {
+        title: title.into(),
+        x: Axis { label: "position in the stream (tokens)".into(), scale: Scale::Linear },
+        y: Axis { label: label.into(), scale: Scale::Linear },
+        series,
+    };
+    [
+        figure(
+            "Perplexity along the stream",
+            "perplexity",
+            vec![series("of each block", "perplexity"), series("so far", "running_perplexity")],
+        ),
+        figure("Speed", "tokens per second", vec![series("of each block", "tokens_per_second")]),
+        figure("Memory", "bytes held by the executor", vec![series("at the end of each block", "bytes")]),
+    ]
+}
+
 /// What a checkpoint must have been made of: the ids, and how they are cut into rows and pairs.
-fn name_of(ids: &[u32], args: &PerplexityArgs) -> String {
+fn name_of(ids: &[u32], args: &PerplexityArgs, block: Option<u64>) -> String {
     let mut hash = Sha256::new();
     ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
     let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{hex} position {} blocks {:?} recompute {:?}", args.position, args.blocks, args.recompute)
+    format!("{hex} position {} blocks {block:?} recompute {:?}", args.position, args.recompute)
 }
 
 /// Where a run stood.
@@ -201,13 +231,13 @@ impl Fresh {
         let Some(count) = args.recompute else { return Ok(None) };
         let tokens = ids.len() as u64;
         let span = ENDS.min(tokens / 2);
-        if capacity + 1 + count > span {
+        if capacity + 2 + count > span {
             return Err(Error::Settings(format!(
                 "{tokens} tokens are too few for --recompute {count}: either half needs {} and more",
-                capacity + 1 + count
+                capacity + 2 + count
             )));
         }
-        let ends = [capacity + 1..span, tokens - span..tokens];
+        let ends = [capacity + 2..span, tokens - span..tokens];
         let spread = |end: &std::ops::Range<u64>| {
             let (start, length) = (end.start, end.end - end.start);
             (0..count).map(move |n| start + n * length / count)

@@ -58,7 +58,7 @@ impl Running {
     pub(super) fn add(&mut self, nll: f32, capacity: u64) {
         self.all.add(nll);
         self.block.add(nll);
-        if self.all.tokens > capacity {
+        if self.all.tokens > capacity + 1 {
             self.after_eviction.add(nll);
         }
     }
@@ -157,8 +157,8 @@ mod tests {
 
     #[test]
     fn counts_evictions_from_the_first_query_that_misses_a_token() {
-        // The first token is not scored: the third score is of index 3, which sees 2 of the 3 before it.
-        assert_eq!(some().after_eviction.tokens, 4);
+        // The first token is not scored: the fourth score is by the query at index 3, which sees itself and 2 of 3 others.
+        assert_eq!(some().after_eviction.tokens, 3);
         assert_eq!(some().all.tokens, 6);
         assert_eq!(some().block.tokens, 1);
     }
