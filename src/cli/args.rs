@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// How surprised the model is by a text
     Perplexity(PerplexityArgs),
+    /// The same text through four attention modes: perplexity and latency by cache size
+    Compare(CompareArgs),
     /// Text to token ids, and back
     Tokenize(TokenizeArgs),
     /// A Hugging Face folder to a GGUF file
@@ -286,6 +288,40 @@ pub(crate) struct PerplexityArgs {
     /// Write down from time to time where the run stands; go on from there if the file exists
     #[arg(long, value_name = "FILE", conflicts_with = "nll_out")]
     pub(crate) checkpoint: Option<PathBuf>,
+}
+
+/// Attention and cache sizes are what is compared: no single ones.
+#[derive(ClapArgs)]
+#[command(mut_args(without_one_cache))]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Text file; bytes that are not UTF-8 are replaced
+    #[arg(long, value_name = "FILE", required_unless_present = "tokens_file", conflicts_with = "tokens_file")]
+    pub(crate) text: Option<PathBuf>,
+    /// JSON array of token ids, fed as they are
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens_file: Option<PathBuf>,
+    /// At most so many tokens; the time that dense attention takes grows with their square
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub(crate) tokens: u64,
+    /// Cache sizes S + R, in tokens
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "256,512,768,1024")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub(crate) caches: Vec<u32>,
+    /// Write two plots, F-perplexity.svg and F-latency.svg
+    #[arg(long, value_name = "F.svg")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+/// The flags of one attention mode and one window are wrong usage here.
+fn without_one_cache(flag: clap::Arg) -> clap::Arg {
+    match flag.get_id().as_str() {
+        "attention" | "window" => flag.hide(true).conflicts_with_all(["text", "tokens_file"]),
+        _ => flag,
+    }
 }
 
 #[derive(ClapArgs)]

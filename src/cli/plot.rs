@@ -69,6 +69,15 @@ pub(crate) struct Series {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
+/// Sees, before long work, whether a plot could be written there.
+///
+/// # Errors
+/// [`Error::Write`] if not.
+pub(crate) fn check(path: &Path) -> Result<()> {
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(drop).map_err(|error| Error::Write { what: path.display().to_string(), reason: error.to_string() })
+}
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
 
@@ -106,13 +115,14 @@ pub(crate) fn heat_map(
         let color = |value: f64| ViridisRGB.get_color_normalized(value, low, high);
 
         let mut bar = ChartBuilder::on(&right)
-            .margin(40)
-            .margin_left(0)
+            .margin_top(34)
+            .margin_right(20)
             .margin_bottom(52)
             .y_label_area_size(64)
             .build_cartesian_2d(0.0..1.0, Ticked { ticks: colors.ticks(&(low..high)), range: low..high })?;
         bar.configure_mesh()
             .disable_x_axis()
+            .set_all_tick_mark_size(5)
             .disable_mesh()
             .y_desc(unit)
             .y_label_formatter(&|value| number(*value))
@@ -273,6 +283,7 @@ impl Axis {
         match range.end - range.start {
             span if span > 4.0 => within(&[1.0]),
             span if span > 1.0 => within(&[1.0, 2.0, 5.0]),
+            span if span > 0.3 => within(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]),
             _ => round_values(self.value(range.start), self.value(range.end)).map(f64::log10).collect(),
         }
     }
@@ -349,6 +360,7 @@ mod tests {
         assert_eq!(shown(&axis(Scale::Linear), -0.01, 0.52), ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]);
         assert_eq!(shown(&axis(Scale::Log), 0.9, 2100.0)[..4], ["1", "2", "5", "10"]);
         assert_eq!(shown(&axis(Scale::Log), 0.5, 200_000.0), ["1", "10", "100", "1000", "10k", "100k"]);
+        assert_eq!(shown(&axis(Scale::Log), 240.0, 520.0), ["300", "400", "500"]);
         assert_eq!(shown(&axis(Scale::Log), 20.5, 23.0)[..3], ["20.5", "21", "21.5"]);
         assert_eq!(number(4e6), "4M");
         assert_eq!(number(0.000_25), "2.5e-4");
