@@ -6,6 +6,7 @@ mod convert;
 mod generate;
 mod inspect;
 mod perplexity;
+mod plot;
 mod tokenize;
 
 use std::io::{self, IsTerminal, Write};
