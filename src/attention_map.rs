@@ -58,7 +58,9 @@ impl AttentionMap {
     /// As [`crate::Engine::load`]; [`Error::Settings`] in recompute mode.
     pub async fn load(mut source: Source, settings: &Settings, first_query: u64) -> Result<Self> {
         if settings.attention == Attention::Recompute {
-            return Err(Error::Settings("--attention recompute has no first token that stays: use another mode".into()));
+            return Err(Error::Settings(
+                "--attention recompute has no first token that stays: use another mode".into(),
+            ));
         }
         let gguf = Gguf::read(&mut source).await?;
         let gpu = Gpu::choose(&settings.device).await?;
@@ -67,7 +69,8 @@ impl AttentionMap {
         let plan = &model.plans[model.prefill.plan_for(model.prefill.most_columns())];
         // What follows the last attention is not needed.
         let is_attention = |dispatch: &Dispatch| dispatch.kernel.name == attention::KERNEL.name;
-        let pieces = plan.dispatches.split_inclusive(is_attention).filter(|piece| piece.last().is_some_and(is_attention));
+        let pieces =
+            plan.dispatches.split_inclusive(is_attention).filter(|piece| piece.last().is_some_and(is_attention));
         let piece = |dispatches: &[Dispatch]| Plan { dispatches: dispatches.to_vec(), ..plan.clone() };
         let pieces: Vec<Plan> = pieces.map(piece).collect();
         let attentions: Vec<Dispatch> = pieces.iter().filter_map(|piece| piece.dispatches.last().cloned()).collect();

@@ -289,8 +289,7 @@ mod tests {
         let data = [&columns[..]].into_iter().chain(floats.iter().map(|values| bytemuck::cast_slice(values)));
         let data: Vec<&[u8]> = data.collect();
         let mut buffers = Buffers::default();
-        let ids: Vec<_> =
-            data.iter().map(|bytes| buffers.add("a buffer", bytes.len() as u64, Purpose::Work)).collect();
+        let ids: Vec<_> = data.iter().map(|bytes| buffers.add("a buffer", bytes.len() as u64, Purpose::Work)).collect();
         let dispatch = Dispatch {
             kernel: &KERNEL,
             label: "attention".into(),
@@ -343,7 +342,10 @@ mod tests {
                     }
                     for (got, wanted) in got[head * HEAD_DIM..].iter().zip(wanted) {
                         let wanted = wanted / sum;
-                        assert!((f64::from(*got) - wanted).abs() < 2e-6, "{sink_logits:?}, {count}: {got}, not {wanted}");
+                        assert!(
+                            (f64::from(*got) - wanted).abs() < 2e-6,
+                            "{sink_logits:?}, {count}: {got}, not {wanted}"
+                        );
                     }
                 }
             }
