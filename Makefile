@@ -1,6 +1,6 @@
 # Each target installs what it needs and is missing, and nothing else.
 
-.PHONY: demo test bench lint
+.PHONY: demo test bench lint evidence evidence-4m
 
 # Builds the page and serves it on this machine: open the address that it prints.
 demo:
@@ -14,6 +14,18 @@ test:
 
 bench:
 	cargo bench
+
+# The papers' tables and figures with the bundled model; about a quarter of an hour. TEXT=book.txt for a text of your own.
+evidence:
+	scripts/setup.sh evidence
+	cargo build --release --locked
+	node scripts/evidence.mjs tables $(TEXT)
+
+# Four million tokens in one stream; goes on where an ended run stood.
+evidence-4m:
+	scripts/setup.sh evidence
+	cargo build --release --locked
+	node scripts/evidence.mjs 4m $(TEXT)
 
 # Formatting, clippy for both targets, types.
 lint:

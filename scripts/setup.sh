@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and nothing else: `scripts/setup.sh demo` for the page, `lint` for `make lint`, `test` for all tests.
+# Installs what is missing, and nothing else: `scripts/setup.sh demo` for the page, `lint` for `make lint`, `evidence`, `test` for all tests.
 # Rust (with rustup) and Node.js must be there. Browsers and a software Vulkan driver come from Debian's packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,6 +14,23 @@ command -v cargo >/dev/null || fail "Rust is missing: https://rustup.rs"
 command -v npm >/dev/null || fail "Node.js 20.19 or newer is missing: https://nodejs.org"
 node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' ||
   fail "Node.js $(node --version) is too old: 20.19 or newer is needed"
+
+packages=()
+install() {
+  if [ ${#packages[@]} -gt 0 ]; then
+    command -v apt-get >/dev/null || fail "please install ${packages[*]} (or set CHROMIUM, FIREFOX, VK_DRIVER_FILES)"
+    sudo=()
+    [ "$(id -u)" = 0 ] || sudo=(sudo)
+    "${sudo[@]}" apt-get update -qq
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"
+  fi
+}
+
+command -v xz >/dev/null || packages+=(xz-utils)
+if [ "$what" = evidence ]; then
+  install
+  exit 0
+fi
 
 # WebAssembly for the compiler that builds here. Without rustup it may be there all the same.
 if [ ! -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown" ]; then
@@ -33,16 +50,8 @@ for tool in clippy fmt; do
 done
 
 [ "$what" = test ] || exit 0
-packages=()
 command -v chromium >/dev/null || [ -n "${CHROMIUM:-}" ] || packages+=(chromium)
 command -v firefox-esr >/dev/null || [ -n "${FIREFOX:-}" ] || packages+=(firefox-esr)
 compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null || [ -n "${VK_DRIVER_FILES:-}" ] || packages+=(mesa-vulkan-drivers)
 ldconfig -p | grep -q 'libvulkan\.so\.1' || packages+=(libvulkan1)
-command -v xz >/dev/null || packages+=(xz-utils)
-if [ ${#packages[@]} -gt 0 ]; then
-  command -v apt-get >/dev/null || fail "please install ${packages[*]} (or set CHROMIUM, FIREFOX, VK_DRIVER_FILES)"
-  sudo=()
-  [ "$(id -u)" = 0 ] || sudo=(sudo)
-  "${sudo[@]}" apt-get update -qq
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"
-fi
+install

@@ -14,9 +14,8 @@ use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
-use crate::kernels::attention::{self, Params, dot, slot_of};
+use crate::kernels::attention::{self, Params};
 use crate::kernels::cache::CacheType;
-use crate::kernels::exp::soft_cap;
 use crate::kv_ring::KvRing;
 use crate::model::Model;
 use crate::plan::{BufferId, Column, ColumnsHeader, Dispatch, Plan};
@@ -154,6 +153,7 @@ impl Layer {
     /// the window and for the sinks; `keys`: `[kv_head][slot][head_dim]`.
     fn add(&mut self, c: usize, column: &Column, q: &[f32], keys: &[f32]) {
         let Params { n_heads, n_kv_heads, half, slots, columns, cap, .. } = self.params;
+        let cap = f64::from(cap);
         let (heads, head_dim, slots) = (n_heads as usize, 2 * half as usize, slots as usize);
         for head in 0..heads {
             let kv_head = head / (n_heads / n_kv_heads) as usize;
@@ -161,8 +161,9 @@ impl Layer {
                 let copy = usize::from(n < column.sinks as usize);
                 let query = &q[((copy * columns as usize + c) * heads + head) * head_dim..][..head_dim];
                 let key = &keys[(kv_head * slots + slot_of(column, slots, n)) * head_dim..][..head_dim];
-                let lost = self.slopes[head] * (column.cached as usize - n) as f32;
-                f64::from(soft_cap(dot(query, key), cap) - lost)
+                let product: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                let capped = if cap > 0.0 { cap * (product / cap).tanh() } else { product };
+                capped - f64::from(self.slopes[head]) * (column.cached as usize - n) as f64
             };
             let scores: Vec<f64> = (0..=column.cached as usize).map(score).collect();
             let sink_logit = f64::from(self.sink_logits[head]);
@@ -171,6 +172,17 @@ impl Layer {
             self.sums[head] += (scores[0] - highest).exp() / sum;
         }
     }
+}
+
+/// The slot of the `n`-th token that a column sees, oldest first: the sinks, then the ring up to the column's own slot.
+fn slot_of(column: &Column, slots: usize, n: usize) -> usize {
+    let (slot, sinks, cached) = (column.slot as usize, column.sinks as usize, column.cached as usize);
+    if n < sinks {
+        return n;
+    }
+    let behind = cached - n;
+    let wrapped = if slot < sinks + behind { slots - sinks } else { 0 };
+    slot + wrapped - behind
 }
 
 /// The first `count` values of a buffer.

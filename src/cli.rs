@@ -151,6 +151,11 @@ fn print_json(value: &serde_json::Value) -> io::Result<()> {
     out.flush()
 }
 
+/// Prints a line.
+fn print_line(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}
+
 /// A seed from the standard library's own randomness.
 fn random_seed() -> u32 {
     use std::hash::{BuildHasher, RandomState};
@@ -168,4 +173,10 @@ fn read_standard_input() -> Result<Vec<u8>> {
 /// A file, whole.
 fn read_file(path: &std::path::Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| Error::Read { what: path.display().to_string(), reason: error.to_string() })
+}
+
+/// Writes a file, whole.
+fn write_file(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes)
+        .map_err(|error| Error::Read { what: format!("{} (to write it)", path.display()), reason: error.to_string() })
 }

@@ -252,6 +252,8 @@ pub struct Keep {
     pub sinks: u32,
     /// Most recent tokens that stay: R.
     pub window: u32,
+    /// With `recompute` and a model that was trained with a sink token: what every fresh run begins with.
+    pub sink_token: Option<u32>,
 }
 
 impl Keep {
@@ -297,11 +299,13 @@ impl Keep {
         if attention == Attention::Dense && window == 0 {
             return Err(Error::Settings("--attention dense needs room: --window 0 keeps nothing".into()));
         }
-        // A fresh run over the last S + R + 1 tokens needs no sinks of its own: its first tokens take their place.
+        // A fresh run over the last S + R + 1 tokens needs no sinks of its own: its first tokens take their place. Only the
+        // sink token of a model that was trained with one stays in front, as in every text that the model is given.
         Ok(if attention == Attention::Recompute {
-            Self { attention, sinks: 0, window: sinks + window }
+            let sink_token = config.sink_token.filter(|_| sinks > 0);
+            Self { attention, sinks: 0, window: sinks + window, sink_token }
         } else {
-            Self { attention, sinks, window }
+            Self { attention, sinks, window, sink_token: None }
         })
     }
 }

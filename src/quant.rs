@@ -276,12 +276,12 @@ pub fn unpack_row(layout: Layout, quants: &[u32], scales: &[u32], row: usize, bl
             }
         }
         Layout::Q8 | Layout::Q8Min | Layout::K8By32 => {
-            for (block, (out, words)) in out.chunks_exact_mut(BLOCK).zip(quants.chunks_exact(8)).enumerate() {
+            let quants: &[i8] = bytemuck::cast_slice(quants);
+            for (block, (out, quants)) in out.chunks_exact_mut(BLOCK).zip(quants.chunks_exact(BLOCK)).enumerate() {
                 let factors = layout.factors(scales, block);
-                for (at, (out, word)) in out.chunks_exact_mut(4).zip(words).enumerate() {
-                    let [s, o] = factors[at / 4];
-                    for (byte, out) in out.iter_mut().enumerate() {
-                        *out = s * f32::from((word >> (8 * byte)) as i8) - o;
+                for ((out, quants), [s, o]) in out.chunks_exact_mut(16).zip(quants.chunks_exact(16)).zip(factors) {
+                    for (out, quant) in out.iter_mut().zip(quants) {
+                        *out = s * f32::from(*quant) - o;
                     }
                 }
             }

@@ -24,8 +24,11 @@ pub struct Session {
     keep: Keep,
     ring: KvRing,
     pending: Option<u32>,
-    /// The last tokens: for the repetition penalty, and for recompute, which runs over them.
+    /// The last tokens: for the repetition penalty, and for recompute, which runs over them; before them the sink token
+    /// that recompute puts in front.
     recent: VecDeque<u32>,
+    /// Whether the first of `recent` is that sink token.
+    begins_with_sink: bool,
     recent_limit: usize,
     /// Whether the executor's list of recent tokens is behind.
     recent_is_stale: bool,
@@ -35,13 +38,14 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(id: u64, keep: Keep, slack: u32) -> Self {
-        let run = if keep.attention == Attention::Recompute { keep.window as usize + 1 } else { 0 };
+        let run = if keep.attention == Attention::Recompute { keep.window as usize + 2 } else { 0 };
         Self {
             id,
             keep,
             ring: KvRing::new(keep.sinks, keep.window, slack),
             pending: None,
             recent: VecDeque::new(),
+            begins_with_sink: false,
             recent_limit: MAX_RECENT.max(run),
             recent_is_stale: true,
             delivered: 0,
@@ -251,7 +255,11 @@ impl Session {
             self.pending.ok_or_else(|| Error::Settings("the stream is empty: give it a token first".into()))?;
         if self.keep.attention == Attention::Recompute {
             let run = self.recent.len().min(self.keep.window as usize + 1);
-            let before: Vec<u32> = self.recent.range(self.recent.len() - run..self.recent.len() - 1).copied().collect();
+            let mut before: Vec<u32> =
+                self.recent.range(self.recent.len() - run..self.recent.len() - 1).copied().collect();
+            if let (true, Some(first), Some(sink)) = (self.begins_with_sink, before.first_mut(), self.recent.front()) {
+                *first = *sink;
+            }
             self.ring.reset(0);
             self.prefill(engine, &before)?;
         }
@@ -273,11 +281,15 @@ impl Session {
 
     /// Counts tokens as part of the stream; the last one is pending.
     fn remember(&mut self, ids: &[u32]) {
+        if self.delivered == 0 {
+            self.begins_with_sink = self.keep.sink_token.is_some() && self.keep.sink_token == ids.first().copied();
+        }
         self.delivered += ids.len() as u64;
         self.pending = ids.last().copied().or(self.pending);
         self.recent.extend(ids);
         let excess = self.recent.len().saturating_sub(self.recent_limit);
-        self.recent.drain(..excess);
+        let first = usize::from(self.begins_with_sink);
+        self.recent.drain(first..first + excess);
         self.recent_is_stale = true;
     }
 

@@ -276,6 +276,18 @@ pub(crate) struct PerplexityArgs {
     /// Let the stream's counter start here
     #[arg(long, value_name = "P", default_value_t = 0)]
     pub(crate) position: u64,
+    /// A row for every N tokens: perplexity, tokens per second, bytes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) blocks: Option<u64>,
+    /// Draw perplexity, speed and memory along the text
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Also from fresh runs, at N tokens of the first and N of the last 100,000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..), conflicts_with = "position")]
+    pub(crate) recompute: Option<u64>,
+    /// Write down from time to time where the run stands; go on from there if the file exists
+    #[arg(long, value_name = "FILE", conflicts_with = "nll_out")]
+    pub(crate) checkpoint: Option<PathBuf>,
 }
 
 #[derive(ClapArgs)]

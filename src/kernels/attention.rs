@@ -13,18 +13,16 @@
 //!
 //! Tiles and sums are those of the shader, operation by operation, so that both can have the same bits.
 
-use std::cell::RefCell;
+mod attend;
 
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
+use self::attend::{Attend, Cache, Heads};
 use super::cache::CacheType;
-use super::exp::{exponential, soft_cap};
-use super::matmul::fold;
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, read, uniform, write};
-use crate::plan::Column;
-use crate::platform::{Work, vectorised};
+use crate::platform::vectorised;
 
 /// Most query heads of one workgroup.
 pub const MAX_HEADS: u32 = 8;
@@ -80,6 +78,11 @@ pub const KERNEL: Kernel = Kernel {
     twin,
 };
 
+/// Columns that one core takes at a time: it reads a key once for all of them.
+const BLOCK: usize = 16;
+/// Multiplications below which another core is not worth waking.
+const SERIAL_WORK: usize = 1 << 16;
+
 fn twin(call: &mut Call<'_>) {
     let params: Params = call.params();
     let columns = call.columns(1);
@@ -87,167 +90,45 @@ fn twin(call: &mut Call<'_>) {
         kind: CacheType::from_constant(call.constant("CACHE_F32")),
         k: call.input(3),
         v: call.input(4),
-        half: params.half as usize,
+        head_dim: 2 * params.half as usize,
         slots: params.slots as usize,
     };
     let q = call.input::<f32>(2);
     let (slopes, sink_logits) = (call.input::<f32>(5), call.input::<f32>(6));
-    let (reach, cap) = (params.reach, params.cap);
-    let ([out], _) = call.outputs();
+    let (n_kv_heads, group) = (params.n_kv_heads as usize, (params.n_heads / params.n_kv_heads) as usize);
+    let (size, q_size) = (group * cache.head_dim, params.n_heads as usize * cache.head_dim);
+    let (q_window, q_sinks) = q.split_at(params.columns as usize * q_size);
+    let ([out], scratch) = call.outputs();
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);
-    let head_dim = 2 * params.half as usize;
-    let group = (params.n_heads / params.n_kv_heads) as usize;
-    let q_size = params.n_heads as usize * head_dim;
-    out.par_chunks_exact_mut(params.stride as usize).zip(columns).enumerate().for_each(|(c, (out, column))| {
-        let sinks_from = (params.columns as usize + c) * q_size;
-        let (q_window, q_sinks) = (&q[c * q_size..][..q_size], &q[sinks_from..][..q_size]);
-        let (scored, heads) = (column.cached as usize * group * head_dim, params.n_kv_heads as usize);
-        let min_heads = (SERIAL_WORK / (2 * scored).max(1)).clamp(1, heads);
-        out[..q_size].par_chunks_exact_mut(group * head_dim).with_min_len(min_heads).enumerate().for_each(
-            |(kv_head, out)| {
-                let queries = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
-                let head = column.lane as usize * heads + kv_head;
-                let (q_window, q_sinks) = (&q_window[queries.clone()], &q_sinks[queries]);
-                let [slopes, sink_logits] = [slopes, sink_logits].map(|of_heads| &of_heads[kv_head * group..][..group]);
-                let cache = &cache;
-                vectorised(Attend { cache, head, column, q_window, q_sinks, slopes, sink_logits, reach, cap, out });
-            },
-        );
+
+    // [block of columns][kv_head][column][group][head_dim]
+    let block = BLOCK.min(columns.len()).max(1);
+    let room = scratch.product(columns.len().div_ceil(block) * n_kv_heads * block * size);
+    let most = columns.iter().map(|column| column.cached as usize + 1).max().unwrap_or(0);
+    let min_parts = (SERIAL_WORK / (2 * most * block * size).max(1)).max(1);
+    room.par_chunks_exact_mut(block * size).with_min_len(min_parts).enumerate().for_each(|(part, out)| {
+        let (first, kv_head) = (part / n_kv_heads * block, part % n_kv_heads);
+        let columns = &columns[first..columns.len().min(first + block)];
+        let start = first * q_size + kv_head * size;
+        let heads = Heads {
+            cache: &cache,
+            n_kv_heads,
+            kv_head,
+            queries: [&q_window[start..], &q_sinks[start..]],
+            q_size,
+            slopes: &slopes[kv_head * group..][..group],
+            sink_logits: &sink_logits[kv_head * group..][..group],
+            reach: params.reach as usize,
+            cap: params.cap,
+        };
+        vectorised(Attend { heads, columns, out: &mut out[..columns.len() * size] });
     });
-}
-
-/// Multiplications below which another core is not worth waking.
-const SERIAL_WORK: usize = 1 << 16;
-
-struct Cache<'a> {
-    kind: CacheType,
-    k: &'a [u32],
-    v: &'a [u32],
-    half: usize,
-    slots: usize,
-}
-
-/// Slots at once.
-const TILE: usize = 64;
-/// Below every score.
-const HIDDEN: f32 = -3e38;
-
-/// What a core needs to attend.
-#[derive(Default)]
-struct Room {
-    /// `[head][slot of the tile]`: scores, then weights.
-    scores: Vec<f32>,
-    /// `[head]`: largest score so far, sum of the weights so far.
-    state: Vec<(f32, f32)>,
-    /// One key or value.
-    row: Vec<f32>,
-}
-
-thread_local! {
-    static ROOM: RefCell<Room> = RefCell::default();
-}
-
-/// All query heads of one key head, for one column. `q_*` and `out`: `[group][head_dim]`; `slopes`, `sink_logits`: `[group]`.
-struct Attend<'a> {
-    cache: &'a Cache<'a>,
-    head: usize,
-    column: &'a Column,
-    q_window: &'a [f32],
-    q_sinks: &'a [f32],
-    slopes: &'a [f32],
-    sink_logits: &'a [f32],
-    reach: u32,
-    cap: f32,
-    out: &'a mut [f32],
-}
-
-impl Work for Attend<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let Self { cache, head, column, q_window, q_sinks, slopes, sink_logits, reach, cap, out } = self;
-        let head_dim = 2 * cache.half;
-        let group = out.len() / head_dim;
-        let seen = column.cached as usize + 1;
-        let oldest = (column.cached - column.cached.min(reach)) as usize;
-        let pair_of = |n: usize| (head * cache.slots + slot_of(column, cache.slots, n)) * cache.half;
-        let mut room = ROOM.take(); // not a closure: it might not be inlined
-        let Room { scores, state, row } = &mut room;
-        scores.resize(group * TILE, 0.0);
-        row.resize(head_dim, 0.0);
-        state.clear();
-        state.resize(group, (HIDDEN, 0.0));
-        out.fill(0.0);
-        for first in (oldest..seen).step_by(TILE) {
-            let count = TILE.min(seen - first);
-            for i in 0..count {
-                cache.kind.load(cache.k, pair_of(first + i), row);
-                let q = if first + i < column.sinks as usize { q_sinks } else { q_window };
-                let distance = (seen - 1 - first - i) as f32;
-                for ((scores, q), slope) in scores.chunks_exact_mut(TILE).zip(q.chunks_exact(head_dim)).zip(slopes) {
-                    scores[i] = soft_cap(dot(q, row), cap) - slope * distance;
-                }
-            }
-            let heads = scores.chunks_exact_mut(TILE).zip(out.chunks_exact_mut(head_dim)).zip(state.iter_mut());
-            for ((scores, out), (maximum, sum)) in heads {
-                let scores = &mut scores[..count];
-                let high = scores.iter().fold(*maximum, |high, &score| high.max(score));
-                let correction = exponential(*maximum - high);
-                *maximum = high;
-                for score in scores.iter_mut() {
-                    *score = exponential(*score - high);
-                }
-                *sum = scores.iter().fold(*sum * correction, |sum, weight| sum + weight);
-                for out in out.iter_mut() {
-                    *out *= correction;
-                }
-            }
-            for i in 0..count {
-                cache.kind.load(cache.v, pair_of(first + i), row);
-                for (weights, out) in scores.chunks_exact(TILE).zip(out.chunks_exact_mut(head_dim)) {
-                    for (out, v) in out.iter_mut().zip(row.iter()) {
-                        *out += weights[i] * v;
-                    }
-                }
-            }
-        }
-        for ((out, (maximum, sum)), sink_logit) in out.chunks_exact_mut(head_dim).zip(state).zip(sink_logits) {
-            // The sum is 1 or more, so that the 1e-38 that is left of no logit changes no bit of it.
-            let factor = 1.0 / (*sum + exponential(sink_logit - *maximum));
-            for out in out {
-                *out *= factor;
-            }
-        }
-        ROOM.set(room);
-    }
-}
-
-/// The slot of the `n`-th token that a column sees, oldest first: the sinks, then the ring up to the column's own slot.
-#[inline(always)]
-pub(crate) fn slot_of(column: &Column, slots: usize, n: usize) -> usize {
-    let (slot, sinks, cached) = (column.slot as usize, column.sinks as usize, column.cached as usize);
-    if n < sinks {
-        return n;
-    }
-    let behind = cached - n;
-    let wrapped = if slot < sinks + behind { slots - sinks } else { 0 };
-    slot + wrapped - behind
-}
-
-/// Query times key in eight sums, element e in sum e mod 8.
-#[inline(always)]
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest = a8.remainder().iter().zip(b8.remainder());
-    for (a, b) in a8.zip(b8) {
-        for lane in 0..8 {
-            sums[lane] += a[lane] * b[lane];
+    for (c, out) in out.chunks_exact_mut(params.stride as usize).take(columns.len()).enumerate() {
+        for (kv_head, out) in out[..q_size].chunks_exact_mut(size).enumerate() {
+            let part = c / block * n_kv_heads + kv_head;
+            out.copy_from_slice(&room[(part * block + c % block) * size..][..size]);
         }
     }
-    for (sum, (a, b)) in sums.iter_mut().zip(rest) {
-        *sum += a * b;
-    }
-    fold(sums)
 }
 
 #[cfg(test)]
@@ -255,7 +136,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test")]
     use super::*;
     use crate::executor::cpu::CpuExecutor;
-    use crate::plan::{Buffers, ColumnsHeader, Dispatch, Plan, Purpose};
+    use crate::plan::{Buffers, Column, ColumnsHeader, Dispatch, Plan, Purpose};
 
     const HEAD_DIM: usize = 6;
     const QUERIES: [[f32; HEAD_DIM]; 2] = [[1.0, -0.5, 0.3, 2.0, -1.5, 0.7], [-2.0, 0.4, 1.1, 0.0, 0.9, -0.8]];

@@ -15,7 +15,9 @@ pub fn exponential(x: f32) -> f32 {
     let y = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 1.666_666_6e-1)
         * r
         + 0.5;
-    (y * (r * r) + (r + 1.0)) * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    // 2ⁿ: n stands in the last bits of n + 1.5 · 2²³. A conversion to integers would not be made in vectors.
+    let power = f32::from_bits(((n + 12_582_912.0).to_bits() << 23).wrapping_add(127 << 23));
+    (y * (r * r) + (r + 1.0)) * power
 }
 
 /// `cap · tanh(value / cap)`: keeps a value inside ±cap (Gemma 2, arXiv 2408.00118, §2); cap 0 for no cap.

@@ -109,6 +109,8 @@ impl Session {
         }
         session.pending = recent.last().copied();
         session.recent = recent.into();
+        session.begins_with_sink =
+            session.keep.sink_token.is_some() && session.recent.front() == session.keep.sink_token.as_ref();
 
         if session.keep.attention != Attention::Recompute {
             session.ring.pin(sinks);
