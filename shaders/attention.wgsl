@@ -3,6 +3,7 @@
 // Tiles of 64 slots: an invocation scores one slot for all heads of the group, then sums a share of the (head, pair)
 // items over the tile. Online softmax (Milakov and Gimelshein, arXiv 1805.02867; the tiling is FlashAttention's). Heads
 // of a group share one read of keys and values. Which slots a column sees is arithmetic: no mask, no copy.
+// The denominator has one more score, that of no key and no value: a head that finds nothing to attend to can rest on it.
 // Grid: (n_heads / heads, columns). Twin: src/kernels/attention.rs.
 
 struct Params {
@@ -23,7 +24,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> k: array<u32>; // [lane][kv_head][slot][half] pairs, see cache.wgsl
 @group(0) @binding(4) var<storage, read> v: array<u32>; // [lane][kv_head][slot][half] pairs, see cache.wgsl
 @group(0) @binding(5) var<storage, read> slopes: array<f32>; // [n_heads]: what a score loses per token of distance (ALiBi)
-@group(0) @binding(6) var<storage, read_write> out: array<vec2<f32>>; // [column][stride / 2], pairs [n_heads][half] of f32
+@group(0) @binding(6) var<storage, read> sink_logits: array<f32>; // [n_heads]: score of no key; -3e38 for none
+@group(0) @binding(7) var<storage, read_write> out: array<vec2<f32>>; // [column][stride / 2], pairs [n_heads][half] of f32
 
 const TILE: u32 = 64u;      // slots at once: one for each invocation
 const LOWEST: f32 = -3e38;  // below every score; finite, because WGSL does not promise infinities
@@ -138,6 +140,9 @@ fn attention(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocat
     let at = workgroup.y * (params.stride / 2u) + first_head * half;
     for (var item = invocation; item < params.heads * half; item += TILE) {
         let total = totals[item / TILE];
-        out[at + item] = total.xy * (1.0 / total.z);
+        let head = item / half;
+        // The tokens' weights sum to 1 or more, so that the 1e-38 that is left of no logit changes no bit of it.
+        let none = exponential(sink_logits[first_head + head] - maximum[head]);
+        out[at + item] = total.xy * (1.0 / (total.z + none));
     }
 }

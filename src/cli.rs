@@ -1,6 +1,7 @@
 //! The command line: what the commands share. Results go to standard output, everything else to standard error.
 
 mod args;
+mod attention_map;
 mod chat;
 mod compare;
 mod convert;
@@ -53,6 +54,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Inspect(args) => attention_map::run(&args),
         Command::Info(args) => inspect::info(&args),
         Command::Plan(args) => inspect::plan(&args),
         Command::Devices(args) => inspect::devices(&args),

@@ -43,6 +43,8 @@ pub struct Config {
     pub max_slope: f32,
     /// Queries, keys and values are kept inside ± this.
     pub qkv_limit: f32,
+    /// Softmax's denominator has one more score of 0 in every head, if none were learned (`SoftMax₁`).
+    pub zero_sink: bool,
     /// Factor on queries.
     pub query_scale: f32,
     /// Scores go through `cap · tanh(score / cap)`; 0 for no cap.
@@ -143,6 +145,7 @@ impl Config {
                 _ => 0.0,
             },
             qkv_limit: float("attention.clamp_kqv")?.filter(|&limit| limit > 0.0).unwrap_or(f32::MAX),
+            zero_sink: gguf.get_bool("sinkstream.zero_sink")?.unwrap_or(false),
             query_scale: float("attention.scale")?.unwrap_or(1.0 / (scaled_by as f32).sqrt()),
             score_cap: float("attn_logit_softcapping")?.unwrap_or(0.0),
             logit_cap: float("final_logit_softcapping")?.unwrap_or(0.0),

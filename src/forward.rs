@@ -29,6 +29,8 @@ struct Layer {
     rope: BufferId,
     /// Most tokens that a query sees besides itself.
     reach: u32,
+    /// Scores of no key, f32 for each head.
+    sink_logits: BufferId,
     k: BufferId,
     v: BufferId,
     output: Linear,
@@ -80,6 +82,8 @@ pub(crate) struct Given {
     pub(crate) local_rope: BufferId,
     /// What a score loses per token of distance, f32 for each head.
     pub(crate) slopes: BufferId,
+    /// Scores of no key in models that have not learned any, f32 for each head.
+    pub(crate) sink_logits: BufferId,
 }
 
 /// Where weights are found and placed.
@@ -114,6 +118,15 @@ impl Weights<'_> {
             return Ok(None);
         }
         self.directory.vectors(self.gguf, self.buffers, &wanted, 1).map(Some)
+    }
+
+    /// The learned sink logits of layer `n`; a model has them in all layers or in none.
+    fn sink_logits(&mut self, n: u32, given: Given) -> Result<BufferId> {
+        let name = |n: u32| format!("blk.{n}.attn_sinks.weight");
+        match self.gguf.tensor(&name(0)) {
+            Some(_) => self.directory.vector(self.gguf, self.buffers, name(n), self.config.n_heads),
+            None => Ok(given.sink_logits),
+        }
     }
 
     /// Tensors on top of each other with their biases; `post_norm`: the norm of their result.
@@ -271,6 +284,7 @@ impl Layer {
             head_gains,
             rope: if local.is_some() { given.local_rope } else { given.rope },
             reach: local.map_or(u32::MAX, |local| local.reach),
+            sink_logits: weights.sink_logits(n, given)?,
             k: weights.buffers.add(name("k"), 4 * cache_words, Purpose::Cache),
             v: weights.buffers.add(name("v"), 4 * cache_words, Purpose::Cache),
             output: weights.linear(&[part("attn_output", dim, q_rows)], Some(name("post_attention_norm")))?,

@@ -7,6 +7,7 @@
 //! model out: buffers and [`plan`]s of [`kernels`], around a [`kv_ring`] of fixed size. [`weights`] fill the buffers of an
 //! [`executor`], CPU or GPU. A Hugging Face folder is read through [`hf`] as if it were a GGUF file. An [`engine`] is all of that loaded; a
 //! [`session`] is one stream of tokens on it, a [`stream`] its text, a [`chat`] a conversation in it.
+//! An [`attention_map`] looks inside: how much the heads attend to the first token.
 
 pub mod error;
 pub mod source;
@@ -44,6 +45,8 @@ pub mod engine;
 pub mod hf;
 pub mod session;
 pub mod stream;
+
+pub mod attention_map;
 
 pub mod chat;
 

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::executor::Executor;
 use crate::forward::{Forward, Given};
 use crate::gguf::Gguf;
+use crate::kernels::attention;
 use crate::kernels::cache::CacheType;
 use crate::kernels::rope::turns_per_position;
 use crate::kernels::sample;
@@ -62,6 +63,8 @@ pub struct Model {
     pub local_rope: BufferId,
     /// What a score loses per token of distance, f32 for each head.
     pub slopes: BufferId,
+    /// Scores of no key in models that have not learned any, f32 for each head.
+    pub sink_logits: BufferId,
     /// Divisors of RoPE's frequencies, f32, if the model has some.
     pub rope_factors: Option<BufferId>,
     /// [`sample::Settings`].
@@ -95,12 +98,13 @@ impl Model {
         let rope = work("rope", 4 * MAX_HEAD_DIM as usize / 2);
         let local_rope = work("local_rope", 4 * MAX_HEAD_DIM as usize / 2);
         let slopes = work("slopes", 4 * config.n_heads as usize);
+        let sink_logits = work("sink_logits", 4 * config.n_heads as usize);
         let settings = work("settings", size_of::<sample::Settings>());
         let recent = work("recent", 4 * (1 + sample::MAX_RECENT));
         let ids = work("ids", 4 * (1 + sample::MAX_BURST as usize));
         let nll = work("nll", 4 * shape.chunk as usize);
         let sizes = (slots, score_columns.max(1));
-        let given = Given { columns, rope, local_rope, slopes };
+        let given = Given { columns, rope, local_rope, slopes, sink_logits };
         let forward = Forward::new(config, shape, given, sizes, gguf, &mut directory, &mut buffers)?;
         let is_long = shape.keep.sinks + shape.keep.window >= config.rope_original;
         let [plain, short, long] = ROPE_FACTORS;
@@ -140,6 +144,7 @@ impl Model {
             rope,
             local_rope,
             slopes,
+            sink_logits,
             rope_factors,
             settings,
             recent,
@@ -177,7 +182,9 @@ impl Model {
         if let Some(local) = &config.local {
             executor.write(self.local_rope, 0, bytemuck::cast_slice(&turns(&local.rope, &factors)))?;
         }
-        executor.write(self.slopes, 0, bytemuck::cast_slice(&slopes(config.n_heads, config.max_slope)))
+        executor.write(self.slopes, 0, bytemuck::cast_slice(&slopes(config.n_heads, config.max_slope)))?;
+        let sink_logit = if config.zero_sink { 0.0 } else { attention::NO_SINK_LOGIT };
+        executor.write(self.sink_logits, 0, bytemuck::cast_slice(&vec![sink_logit; config.n_heads as usize]))
     }
 
     /// All plans as text, one dispatch a line.

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     /// A Hugging Face folder to a GGUF file
     Convert(ConvertArgs),
+    /// Mean attention on the first token, by layer and head
+    Inspect(InspectArgs),
     /// What a model file holds and what it will need
     Info(InfoArgs),
     /// The forward pass as text, one dispatch a line
@@ -322,6 +324,26 @@ fn without_one_cache(flag: clap::Arg) -> clap::Arg {
         "attention" | "window" => flag.hide(true).conflicts_with_all(["text", "tokens_file"]),
         _ => flag,
     }
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Text file; bytes that are not UTF-8 are replaced
+    #[arg(long, value_name = "FILE", required_unless_present = "tokens_file", conflicts_with = "tokens_file")]
+    pub(crate) text: Option<PathBuf>,
+    /// JSON array of token ids, fed as they are
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens_file: Option<PathBuf>,
+    /// At most so many tokens, the first one counted [default: as many as a query can see, S + R + 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(4..))]
+    pub(crate) tokens: Option<u64>,
+    /// Draw a heat map, layers by heads
+    #[arg(long, value_name = "F.svg")]
+    pub(crate) plot: Option<PathBuf>,
 }
 
 #[derive(ClapArgs)]

@@ -14,7 +14,7 @@ use sinkstream::tokenizer::{Special, Tokenizer};
 use sinkstream::{Engine, Error, Result, Session};
 
 use self::running::Running;
-use super::args::PerplexityArgs;
+use super::args::{ModelArgs, PerplexityArgs};
 use super::plot::{self, Axis, Figure, Scale, Series};
 use super::{Failure, Outcome, interrupted, load, open, print_json, print_line, progress_bar, read_file, write_file};
 
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
     let settings = Settings { scores: true, ..args.run.settings() };
     let ids = match (&args.tokens_file, &args.text) {
         (Some(path), _) => read_ids(path)?,
-        (None, Some(path)) => encode(args, &String::from_utf8_lossy(&read_file(path)?))?,
+        (None, Some(path)) => encode(&args.model, &String::from_utf8_lossy(&read_file(path)?))?,
         (None, None) => vec![], // clap asks for one of them
     };
     let ids = limited(ids, args.tokens);
@@ -266,7 +266,8 @@ fn limited(mut ids: Vec<u32>, most: Option<u64>) -> Vec<u32> {
     ids
 }
 
-fn read_ids(path: &Path) -> Result<Vec<u32>> {
+/// A JSON array of ids.
+pub(super) fn read_ids(path: &Path) -> Result<Vec<u32>> {
     serde_json::from_slice(&read_file(path)?).map_err(|error| Error::Read {
         what: path.display().to_string(),
         reason: format!("not a JSON array of token ids: {error}"),
@@ -274,7 +275,7 @@ fn read_ids(path: &Path) -> Result<Vec<u32>> {
 }
 
 /// The text's ids, from the model's header alone: the number of tokens decides the room that dense attention needs.
-fn encode(args: &PerplexityArgs, text: &str) -> Result<Vec<u32>> {
-    let header = pollster::block_on(Gguf::read(&mut open(&args.model)?))?;
+pub(super) fn encode(model: &ModelArgs, text: &str) -> Result<Vec<u32>> {
+    let header = pollster::block_on(Gguf::read(&mut open(model)?))?;
     Tokenizer::from_gguf(&header)?.encode_start(text, Special::Plain)
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, bytes_of};
 
-use super::{Forward, Layer, Linear, padded};
+use super::{Forward, Given, Layer, Linear, padded};
 use crate::config::Rope;
 use crate::family::Positions;
 use crate::kernel::{Kernel, WORKGROUP};
@@ -139,7 +139,8 @@ impl Forward<'_> {
             reach: layer.reach,
             cap: config.score_cap,
         };
-        let buffers = [self.given.columns, self.q, layer.k, layer.v, self.given.slopes, self.attended];
+        let Given { columns, slopes, .. } = self.given;
+        let buffers = [columns, self.q, layer.k, layer.v, slopes, layer.sink_logits, self.attended];
         let workgroups = [config.n_heads / heads, plan.columns, 1];
         push(plan, &attention::KERNEL, label, &params, &buffers, &[self.cache_override()], workgroups);
     }

@@ -7,6 +7,10 @@
 //! With slopes, a score loses so much per token of distance within the cache (ALiBi, Press et al., arXiv 2108.12409;
 //! StreamingLLM §3.2). A reach hides all but the last so-many tokens (layers with a window of their own).
 //!
+//! A sink logit is the score of a token without key and value: it stands in softmax's denominator alone, so that a head
+//! that finds nothing to attend to can rest on it. 0 is `SoftMax₁`, `eˣ / (1 + Σ eˣ)` ("zero sink", `StreamingLLM` §3.3,
+//! eq. 2); learned ones come head by head, as in `gpt-oss` (arXiv 2508.10925, §2).
+//!
 //! Tiles and sums are those of the shader, operation by operation, so that both can have the same bits.
 
 mod attend;
@@ -22,6 +26,8 @@ use crate::platform::vectorised;
 
 /// Most query heads of one workgroup.
 pub const MAX_HEADS: u32 = 8;
+/// A sink logit that changes nothing: its weight is lost in the rounding of any sum.
+pub const NO_SINK_LOGIT: f32 = -3e38;
 /// Most pairs of output of one workgroup: 16 for each invocation.
 pub const MAX_ITEMS: u32 = 1024;
 
@@ -59,7 +65,16 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/exp.wgsl"),
         include_str!("../../shaders/attention.wgsl"),
     ],
-    bindings: &[uniform("params"), uniform("columns"), read("q"), read("k"), read("v"), read("slopes"), write("out")],
+    bindings: &[
+        uniform("params"),
+        uniform("columns"),
+        read("q"),
+        read("k"),
+        read("v"),
+        read("slopes"),
+        read("sink_logits"),
+        write("out"),
+    ],
     twin,
 };
 
@@ -79,7 +94,7 @@ fn twin(call: &mut Call<'_>) {
         slots: params.slots as usize,
     };
     let q = call.input::<f32>(2);
-    let slopes = call.input::<f32>(5);
+    let (slopes, sink_logits) = (call.input::<f32>(5), call.input::<f32>(6));
     let (n_kv_heads, group) = (params.n_kv_heads as usize, (params.n_heads / params.n_kv_heads) as usize);
     let (size, q_size) = (group * cache.head_dim, params.n_heads as usize * cache.head_dim);
     let (q_window, q_sinks) = q.split_at(params.columns as usize * q_size);
@@ -102,6 +117,7 @@ fn twin(call: &mut Call<'_>) {
             queries: [&q_window[start..], &q_sinks[start..]],
             q_size,
             slopes: &slopes[kv_head * group..][..group],
+            sink_logits: &sink_logits[kv_head * group..][..group],
             reach: params.reach as usize,
             cap: params.cap,
         };
@@ -111,6 +127,109 @@ fn twin(call: &mut Call<'_>) {
         for (kv_head, out) in out[..q_size].chunks_exact_mut(size).enumerate() {
             let part = c / block * n_kv_heads + kv_head;
             out.copy_from_slice(&room[(part * block + c % block) * size..][..size]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+    use super::*;
+    use crate::executor::cpu::CpuExecutor;
+    use crate::plan::{Buffers, Column, ColumnsHeader, Dispatch, Plan, Purpose};
+
+    const HEAD_DIM: usize = 6;
+    const QUERIES: [[f32; HEAD_DIM]; 2] = [[1.0, -0.5, 0.3, 2.0, -1.5, 0.7], [-2.0, 0.4, 1.1, 0.0, 0.9, -0.8]];
+
+    /// So many keys, or values for another `seed`, all of the same size as one.
+    fn rows(count: usize, seed: f32) -> Vec<[f32; HEAD_DIM]> {
+        let value = |t: usize, d: usize| (seed + 1.7 * t as f32 + 0.9 * d as f32 * (t + 1) as f32).sin();
+        (0..count).map(|t| std::array::from_fn(|d| value(t, d))).collect()
+    }
+
+    /// What both queries read from these keys and values, by the kernel's twin.
+    fn attend(keys: &[[f32; HEAD_DIM]], values: &[[f32; HEAD_DIM]], cap: f32, sink_logits: [f32; 2]) -> Vec<f32> {
+        let params = Params {
+            n_heads: 2,
+            n_kv_heads: 1,
+            heads: 2,
+            half: HEAD_DIM as u32 / 2,
+            slots: keys.len() as u32,
+            columns: 1,
+            stride: 2 * HEAD_DIM as u32,
+            reach: u32::MAX,
+            cap,
+        };
+        let last = keys.len() as u32 - 1;
+        let column = Column { slot: last, cached: last, capacity: last, ..Column::default() };
+        let header = ColumnsHeader { active: 1, pad: [0; 3] };
+        let columns = [bytemuck::bytes_of(&header), bytemuck::bytes_of(&column)].concat();
+        let queries = [QUERIES; 2].concat().concat();
+        let (keys, values) = (keys.concat(), values.concat());
+        let floats: [&[f32]; 6] = [&queries, &keys, &values, &[0.0; 2], &sink_logits, &[0.0; 2 * HEAD_DIM]];
+        let data = [&columns[..]].into_iter().chain(floats.iter().map(|values| bytemuck::cast_slice(values)));
+        let data: Vec<&[u8]> = data.collect();
+        let mut buffers = Buffers::default();
+        let ids: Vec<_> = data.iter().map(|bytes| buffers.add("a buffer", bytes.len() as u64, Purpose::Work)).collect();
+        let dispatch = Dispatch {
+            kernel: &KERNEL,
+            label: "attention".into(),
+            params: bytemuck::bytes_of(&params).to_vec(),
+            buffers: ids.clone(),
+            overrides: vec![("CACHE_F32", 1)],
+            workgroups: [1; 3],
+        };
+        let plan = Plan { name: "attention".into(), columns: 1, dispatches: vec![dispatch] };
+        let mut executor = CpuExecutor::new(&buffers, vec![plan], Some(1)).unwrap();
+        for (id, bytes) in ids.iter().zip(&data) {
+            executor.write(*id, 0, bytes);
+        }
+        executor.run(0, 1);
+        let mut out = vec![0.0_f32; 2 * HEAD_DIM];
+        executor.read(ids[6], 0, bytemuck::cast_slice_mut(&mut out));
+        out
+    }
+
+    /// More than a tile, a whole tile, and one token.
+    const COUNTS: [usize; 3] = [150, 64, 1];
+
+    #[test]
+    fn a_zero_sink_is_one_more_token_with_key_and_value_zero() {
+        for (count, cap) in COUNTS.into_iter().zip([0.0, 3.0, 0.0]) {
+            let (mut keys, mut values) = (rows(count, 0.1), rows(count, 0.5));
+            let got = attend(&keys, &values, cap, [0.0; 2]);
+            let without = attend(&keys, &values, cap, [NO_SINK_LOGIT; 2]);
+            keys.insert(0, [0.0; HEAD_DIM]);
+            values.insert(0, [0.0; HEAD_DIM]);
+            let wanted = attend(&keys, &values, cap, [NO_SINK_LOGIT; 2]);
+            let largest = |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(largest(&got, &wanted) < 2e-6, "{count} tokens: {got:?}, not {wanted:?}");
+            assert!(largest(&got, &without) > 1e-4, "{count} tokens: it makes a difference");
+        }
+    }
+
+    #[test]
+    fn learned_sink_logits_take_their_share_head_by_head() {
+        for sink_logits in [[-0.7, 2.5], [9.0, -40.0], [NO_SINK_LOGIT, 1.0]] {
+            for count in COUNTS {
+                let (keys, values) = (rows(count, 0.2), rows(count, 0.9));
+                let got = attend(&keys, &values, 0.0, sink_logits);
+                for (head, query) in QUERIES.iter().enumerate() {
+                    let (mut sum, mut wanted) = (f64::from(sink_logits[head]).exp(), [0.0; HEAD_DIM]);
+                    for (key, value) in keys.iter().zip(&values) {
+                        let score: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                        sum += score.exp();
+                        (0..HEAD_DIM).for_each(|d| wanted[d] += score.exp() * f64::from(value[d]));
+                    }
+                    for (got, wanted) in got[head * HEAD_DIM..].iter().zip(wanted) {
+                        let wanted = wanted / sum;
+                        assert!(
+                            (f64::from(*got) - wanted).abs() < 2e-6,
+                            "{sink_logits:?}, {count}: {got}, not {wanted}"
+                        );
+                    }
+                }
+            }
         }
     }
 }

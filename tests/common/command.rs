@@ -1,5 +1,5 @@
 //! The command `sinkstream` as a child of a test.
-#![allow(dead_code, reason = "each test uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

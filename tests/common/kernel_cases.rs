@@ -806,6 +806,11 @@ fn attention_cases() -> Cases {
                 cap: [0.0, 0.0, 5.0][(i + j) % 3],
             };
             let slopes = random.floats(n_heads as usize, [0.0, 0.2][j % 2]);
+            let sink_logits = match (i + j) % 3 {
+                0 => vec![attention::NO_SINK_LOGIT; n_heads as usize],
+                1 => vec![0.0; n_heads as usize],
+                _ => random.floats(n_heads as usize, 4.0),
+            };
             let columns = streaming_columns(active, (sinks, window, written), 0, slots);
             let pairs = (2 * n_kv_heads * slots * half) as usize;
             let mut q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 4.0 / (head_dim as f32).sqrt());
@@ -823,7 +828,15 @@ fn attention_cases() -> Cases {
                 ),
                 &attention::KERNEL,
                 &params,
-                vec![columns_of(&columns), input(&q), input(&k), input(&v), input(&slopes), output(&out, Compare::Float(3e-6))],
+                vec![
+                    columns_of(&columns),
+                    input(&q),
+                    input(&k),
+                    input(&v),
+                    input(&slopes),
+                    input(&sink_logits),
+                    output(&out, Compare::Float(3e-6)),
+                ],
                 &[("CACHE_F32", u32::from(cache == CacheType::F32))],
                 [n_heads / of_workgroup, of_plan, 1],
             );

@@ -74,6 +74,10 @@ class Model:
         for name in names:
             if name in self.weights:
                 self.frequencies = self.frequencies / self.weights[name]
+        # Scores of no key, in softmax's denominator only: learned by layer and head, or 0.
+        without = 0.0 if fields.get("sinkstream.zero_sink") else -np.inf
+        names = [f"blk.{layer}.attn_sinks.weight" for layer in range(self.n_layers)]
+        self.sink_logits = [self.weights.get(name, np.full(self.n_heads, without)) for name in names]
         self.slopes = np.zeros(self.n_heads)
         if arch == "mpt":  # as the authors' code: of the next power of two, every second first
             n = 2 ** int(np.ceil(np.log2(self.n_heads)))
@@ -138,10 +142,11 @@ class FamilyStreaming(Streaming):
         empty = np.zeros((0, model.n_kv_heads, model.head_dim))
         self.keys, self.values = [empty] * model.n_layers, [empty] * model.n_layers
 
-    def attend(self, layer, q):
+    def weights(self, layer, q):
+        """Attention of the newest token's query `[n_heads, tokens]`."""
         m = self.model
         positions = np.arange(len(self.keys[layer]))  # in the cache, not in the stream
-        keys, values = m.rotate(self.keys[layer], positions, layer), self.values[layer]
+        keys = m.rotate(self.keys[layer], positions, layer)
         q = m.rotate(q[None], positions[-1:], layer)[0]
         group = m.n_heads // m.n_kv_heads
         scores = np.einsum("hd,thd->ht", q, keys.repeat(group, axis=1)) / np.sqrt(m.head_dim)
@@ -151,8 +156,13 @@ class FamilyStreaming(Streaming):
         scores = scores - m.slopes[:, None] * distances
         if m.is_local(layer):
             scores[:, distances >= m.window] = -np.inf
+        scores = np.concatenate([scores, m.sink_logits[layer][:, None]], axis=1)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return np.einsum("ht,thd->hd", weights / weights.sum(axis=1, keepdims=True), values.repeat(group, axis=1))
+        return (weights / weights.sum(axis=1, keepdims=True))[:, :-1]
+
+    def attend(self, layer, q):
+        group = self.model.n_heads // self.model.n_kv_heads
+        return np.einsum("ht,thd->hd", self.weights(layer, q), self.values[layer].repeat(group, axis=1))
 
     def step(self, token):
         """Feeds one token; returns the logits of the next `[vocab_size]`."""

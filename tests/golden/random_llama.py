@@ -89,7 +89,8 @@ def tensor_type(shape, name):
     return GGMLQuantizationType[shape.types.get(short, shape.types["matrix"])]
 
 
-def write_gguf(path, shape, seed):
+def write_gguf(path, shape, seed, add_more=lambda writer: None):
+    """`add_more` is called with the writer when all keys and tensors of a llama are in."""
     writer = GGUFWriter(path, "llama")
     if shape.alignment != 32:
         writer.add_custom_alignment(shape.alignment)
@@ -116,6 +117,7 @@ def write_gguf(path, shape, seed):
     for name, values in random_weights(shape, np.random.default_rng(seed)).items():
         kind = tensor_type(shape, name)
         writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
+    add_more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

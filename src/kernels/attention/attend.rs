@@ -43,6 +43,8 @@ pub(super) struct Heads<'a> {
     pub(super) q_size: usize,
     /// `[group]`.
     pub(super) slopes: &'a [f32],
+    /// `[group]`: scores of no key.
+    pub(super) sink_logits: &'a [f32],
     pub(super) reach: usize,
     pub(super) cap: f32,
 }
@@ -177,8 +179,10 @@ impl Run<'_> {
                 }
             }
         }
-        for ((out, sums), (_, sum)) in out.chunks_exact_mut(head_dim).zip(sums.chunks_exact(width)).zip(state) {
-            let factor = 1.0 / *sum;
+        let heads = out.chunks_exact_mut(head_dim).zip(sums.chunks_exact(width)).zip(state);
+        for (((out, sums), (maximum, sum)), sink_logit) in heads.zip(self.heads.sink_logits.iter().cycle()) {
+            // The sum is 1 or more, so that the 1e-38 that is left of no logit changes no bit of it.
+            let factor = 1.0 / (*sum + exponential(sink_logit - *maximum));
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out = sum * factor;
             }

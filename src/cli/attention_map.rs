@@ -1,0 +1,90 @@
+//! `sinkstream inspect`: how much every head attends to the first token, over a text (Fig. 7 of `StreamingLLM`).
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use serde_json::json;
+use sinkstream::attention_map::AttentionMap;
+use sinkstream::config::{Attention, Config, Keep};
+use sinkstream::engine::Settings;
+use sinkstream::gguf::Gguf;
+use sinkstream::{Error, Result};
+
+use super::args::InspectArgs;
+use super::perplexity::{encode, read_ids};
+use super::{Outcome, interrupted, open, plot, print_json, progress_bar, read_file};
+
+/// Tokens read between two looks at Ctrl-C.
+const STEP: usize = 128;
+
+/// Fewest tokens that leave something to average.
+const FEWEST: usize = 4;
+
+pub(crate) fn run(args: &InspectArgs) -> Outcome {
+    let ids = tokens(args)?;
+    if ids.len() < FEWEST {
+        return Err(Error::Settings(format!("{} tokens: inspect needs at least {FEWEST}", ids.len())).into());
+    }
+    // The first queries see so little that the first token is much of it.
+    let first_query = ids.len() / 4;
+    let settings = Settings { expected: u32::try_from(ids.len()).ok(), ..args.run.settings() };
+    let mut map = pollster::block_on(AttentionMap::load(open(&args.model)?, &settings, first_query as u64))?;
+    let bar = progress_bar(args.run.quiet, "looking");
+    bar.set_length(ids.len() as u64);
+    for piece in ids.chunks(STEP) {
+        if interrupted() {
+            return Err(Error::Aborted.into());
+        }
+        pollster::block_on(map.append(piece))?;
+        bar.inc(piece.len() as u64);
+    }
+    bar.finish_and_clear();
+
+    let (layers, info) = (map.mean(), map.info());
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let mean_by_layer: Vec<f64> = layers.iter().map(|heads| mean(heads)).collect();
+    if let Some(path) = &args.plot {
+        let title = format!("Attention on the first token: {}", info["model"].as_str().unwrap_or_default());
+        plot::heat_map(path, &title, "layer", "head", "mean attention", &layers)?;
+    }
+    if args.run.json {
+        let mut report = info;
+        report["tokens"] = ids.len().into();
+        report["first_query"] = first_query.into();
+        report["layers"] = json!(layers);
+        report["mean_by_layer"] = json!(mean_by_layer);
+        return Ok(print_json(&report)?);
+    }
+    let mut text = format!(
+        "attention on the first of {} tokens, mean over the queries from number {first_query} on\n\nlayer   mean   heads\n",
+        ids.len()
+    );
+    for (n, (heads, mean)) in layers.iter().zip(&mean_by_layer).enumerate() {
+        let heads: Vec<String> = heads.iter().map(|value| format!("{value:.3}")).collect();
+        let _ = writeln!(text, "{n:>5}  {mean:.3}   {}", heads.join(" "));
+    }
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// The tokens to read: as many as wanted, or as a query can see.
+fn tokens(args: &InspectArgs) -> Result<Vec<u32>> {
+    let mut ids = match (&args.tokens_file, &args.text) {
+        (Some(path), _) => read_ids(path)?,
+        (None, Some(path)) => encode(&args.model, &String::from_utf8_lossy(&read_file(path)?))?,
+        (None, None) => vec![], // clap asks for one of them
+    };
+    let most = match args.tokens {
+        Some(tokens) => tokens,
+        None => {
+            let settings = args.run.settings();
+            let header = pollster::block_on(Gguf::read(&mut open(&args.model)?))?;
+            let config = Config::new(&header)?;
+            let keep = Keep::new(&config, settings.attention, settings.sinks, settings.window, None)?;
+            let itself = u64::from(keep.attention != Attention::Dense); // a dense cache holds it already
+            u64::from(keep.sinks) + u64::from(keep.window) + itself
+        }
+    };
+    ids.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+    Ok(ids)
+}
