@@ -11,8 +11,8 @@ use sinkstream::gguf::Gguf;
 use sinkstream::{Error, Result};
 
 use super::args::InspectArgs;
-use super::perplexity::{encode, read_ids};
-use super::{Outcome, interrupted, open, plot, print_json, progress_bar, read_file};
+use super::text::read_ids;
+use super::{Outcome, interrupted, open, plot, print_json, progress_bar};
 
 /// Tokens read between two looks at Ctrl-C.
 const STEP: usize = 128;
@@ -69,11 +69,6 @@ pub(crate) fn run(args: &InspectArgs) -> Outcome {
 
 /// The tokens to read: as many as wanted, or as a query can see.
 fn tokens(args: &InspectArgs) -> Result<Vec<u32>> {
-    let mut ids = match (&args.tokens_file, &args.text) {
-        (Some(path), _) => read_ids(path)?,
-        (None, Some(path)) => encode(&args.model, &String::from_utf8_lossy(&read_file(path)?))?,
-        (None, None) => vec![], // clap asks for one of them
-    };
     let most = match args.tokens {
         Some(tokens) => tokens,
         None => {
@@ -85,6 +80,5 @@ fn tokens(args: &InspectArgs) -> Result<Vec<u32>> {
             u64::from(keep.sinks) + u64::from(keep.window) + itself
         }
     };
-    ids.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-    Ok(ids)
+    read_ids(&args.model, args.text.as_deref(), args.tokens_file.as_deref(), Some(most))
 }

@@ -8,15 +8,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sinkstream::config::Attention;
 use sinkstream::engine::Settings;
-use sinkstream::gguf::Gguf;
 use sinkstream::platform::seconds;
-use sinkstream::tokenizer::{Special, Tokenizer};
 use sinkstream::{Engine, Error, Result, Session};
 
 use self::running::Running;
-use super::args::{ModelArgs, PerplexityArgs};
+use super::args::PerplexityArgs;
 use super::plot::{self, Axis, Figure, Scale, Series};
-use super::{Failure, Outcome, interrupted, load, open, print_json, print_line, progress_bar, read_file, write_file};
+use super::text::read_ids;
+use super::{Failure, Outcome, interrupted, load, print_json, print_line, progress_bar, read_file, write_file};
 
 /// Tokens scored between two looks at Ctrl-C.
 const STEP: usize = 1024;
@@ -29,12 +28,10 @@ const CHECKPOINT_SECONDS: f64 = 20.0;
 
 pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
     let settings = Settings { scores: true, ..args.run.settings() };
-    let ids = match (&args.tokens_file, &args.text) {
-        (Some(path), _) => read_ids(path)?,
-        (None, Some(path)) => encode(&args.model, &String::from_utf8_lossy(&read_file(path)?))?,
-        (None, None) => vec![], // clap asks for one of them
-    };
-    let ids = limited(ids, args.tokens);
+    let ids = read_ids(&args.model, args.text.as_deref(), args.tokens_file.as_deref(), args.tokens)?;
+    if let Some(path) = &args.plot {
+        plot::check(path)?;
+    }
     if ids.len() < 2 {
         return Err(Error::Settings(format!("{} tokens: perplexity needs at least two", ids.len())).into());
     }
@@ -259,23 +256,4 @@ impl Fresh {
         let nlls = pollster::block_on(session.score(&mut self.engine, &ids[place..=place]))?;
         nlls.first().copied().ok_or(Error::Aborted)
     }
-}
-
-fn limited(mut ids: Vec<u32>, most: Option<u64>) -> Vec<u32> {
-    ids.truncate(most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)));
-    ids
-}
-
-/// A JSON array of ids.
-pub(super) fn read_ids(path: &Path) -> Result<Vec<u32>> {
-    serde_json::from_slice(&read_file(path)?).map_err(|error| Error::Read {
-        what: path.display().to_string(),
-        reason: format!("not a JSON array of token ids: {error}"),
-    })
-}
-
-/// The text's ids, from the model's header alone: the number of tokens decides the room that dense attention needs.
-pub(super) fn encode(model: &ModelArgs, text: &str) -> Result<Vec<u32>> {
-    let header = pollster::block_on(Gguf::read(&mut open(model)?))?;
-    Tokenizer::from_gguf(&header)?.encode_start(text, Special::Plain)
 }
