@@ -132,7 +132,24 @@ function tables() {
     ]),
   );
   console.log(`\nRecompute / streaming at the largest cache: ${number(compared.recompute_over_streaming, 1)} (paper: 22.2)`);
+  const prefill = compared.prefill_tokens_per_second;
+  const beside = llamaCpp(ids.slice(0, size));
+  console.log(`Prefill, ${size} tokens: ${number(prefill, 0)} tokens/s; llama.cpp on the same file, cores and minute: ${beside}`);
   console.log(`\n${Math.round((Date.now() - started) / 1000)} seconds on ${machine()}.`);
+}
+
+/** llama.cpp's prefill of the same tokens, if a Python has it (PYTHON, else python3). */
+function llamaCpp(ids) {
+  const file = join(out, "prompt.json");
+  writeFileSync(file, JSON.stringify(ids));
+  const args = ["scripts/llama_cpp_speed.py", "models/sinkstream-2m.gguf", file, `${cpus().length}`];
+  try {
+    const text = execFileSync(process.env.PYTHON ?? "python3", args, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+    writeFileSync(join(out, "llama_cpp.json"), text);
+    return `${number(JSON.parse(text).prefill_tokens_per_second, 0)} tokens/s`;
+  } catch {
+    return "not measured (pip install llama-cpp-python; PYTHON=…)";
+  }
 }
 
 function machine() {
