@@ -6,6 +6,7 @@ mod convert;
 mod generate;
 mod inspect;
 mod perplexity;
+mod streameval;
 mod tokenize;
 
 use std::io::{self, IsTerminal, Write};
@@ -47,6 +48,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Streameval(args) => streameval::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Info(args) => inspect::info(&args),
