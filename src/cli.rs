@@ -2,11 +2,14 @@
 
 mod args;
 mod chat;
+mod compare;
 mod convert;
 mod generate;
 mod inspect;
 mod perplexity;
+mod plot;
 mod streameval;
+mod text;
 mod tokenize;
 
 use std::io::{self, IsTerminal, Write};
@@ -48,6 +51,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Streameval(args) => streameval::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Convert(args) => convert::run(&args),

@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// How surprised the model is by a text
     Perplexity(PerplexityArgs),
+    /// The same text through four attention modes: perplexity and latency by cache size
+    Compare(CompareArgs),
     /// Whether the model can still answer for a line of an endless stream, by its distance
     Streameval(StreamevalArgs),
     /// Text to token ids, and back
@@ -278,6 +280,37 @@ pub(crate) struct PerplexityArgs {
     /// Let the stream's counter start here
     #[arg(long, value_name = "P", default_value_t = 0)]
     pub(crate) position: u64,
+}
+
+/// Attention and cache sizes are what is compared: no single ones.
+#[derive(ClapArgs)]
+#[command(mut_arg("attention", not_compared), mut_arg("window", not_compared))]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Text file; bytes that are not UTF-8 are replaced
+    #[arg(long, value_name = "FILE", required_unless_present = "tokens_file", conflicts_with = "tokens_file")]
+    pub(crate) text: Option<PathBuf>,
+    /// JSON array of token ids, fed as they are
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens_file: Option<PathBuf>,
+    /// At most so many tokens; the time that dense attention takes grows with their square
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub(crate) tokens: u64,
+    /// Cache sizes S + R, in tokens
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "256,512,768,1024")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub(crate) caches: Vec<u32>,
+    /// Write two plots, F-perplexity.svg and F-latency.svg
+    #[arg(long, value_name = "F.svg")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+/// A flag of other runs that is wrong usage here.
+fn not_compared(flag: clap::Arg) -> clap::Arg {
+    flag.hide(true).conflicts_with_all(["text", "tokens_file"])
 }
 
 #[derive(ClapArgs)]

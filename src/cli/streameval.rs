@@ -5,6 +5,7 @@
 //! back. While that line is in the cache the model can know the answer; once it has left, nobody can.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::ProgressBar;
@@ -16,6 +17,7 @@ use sinkstream::tokenizer::{Special, Tokenizer};
 use sinkstream::{Error, Result, Sampling, Session};
 
 use super::args::{ModelArgs, RunArgs, wrong_usage};
+use super::plot::{self, Axis, Figure, Scale, Series};
 use super::{Outcome, interrupted, load, open, print_json, progress_bar};
 
 /// A question comes after so many lines, as in the paper.
@@ -32,11 +34,11 @@ pub(crate) struct StreamevalArgs {
     #[command(flatten)]
     run: RunArgs,
     /// How many lines back a question asks; one row each
-    #[arg(long, value_name = "LINES", value_delimiter = ',', default_values_t = [5, 10, 15, 20, 30, 40, 60, 80, 100, 200],
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [5, 10, 15, 20, 30, 40, 60, 80, 100, 200],
         value_parser = clap::value_parser!(u64).range(1..))]
     distances: Vec<u64>,
     /// Cache sizes S + R, in tokens; one column each
-    #[arg(long, value_name = "TOKENS", value_delimiter = ',', default_values_t = [256, 512, 1024],
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [256, 512, 1024],
         value_parser = clap::value_parser!(u32).range(1..))]
     caches: Vec<u32>,
     /// Questions for each distance and cache
@@ -44,7 +46,10 @@ pub(crate) struct StreamevalArgs {
     queries: u64,
     /// Seed of the numbers in the lines
     #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    seed: u32,
+    /// Write the accuracy over the distance as a plot
+    #[arg(long, value_name = "F.svg")]
+    plot: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &StreamevalArgs) -> Outcome {
@@ -55,6 +60,7 @@ pub(crate) fn run(args: &StreamevalArgs) -> Outcome {
     if settings.window.is_some() {
         wrong_usage("--window does not go with --caches, which sets S + R");
     }
+    args.plot.as_deref().map_or(Ok(()), plot::check)?;
     let bar = progress_bar(args.run.quiet, "asking");
     bar.set_length(args.queries * (args.caches.len() * args.distances.len()) as u64);
     let sinks = sinks(args, &settings)?;
@@ -71,6 +77,9 @@ pub(crate) fn run(args: &StreamevalArgs) -> Outcome {
         }
     }
     bar.finish_and_clear();
+    if let Some(path) = &args.plot {
+        plot::lines(path, &[figure(args, &cells)])?;
+    }
     if args.run.json {
         let report = json!({
             "model": info["model"],
@@ -137,7 +146,7 @@ impl Cell {
 /// The lines of a stream: what stands in them, and where they stand.
 struct Lines<'a> {
     tokenizer: &'a Tokenizer,
-    seed: u64,
+    seed: u32,
     /// Positions of the first and the last token of each line, from line 1 on.
     places: Vec<(u64, u64)>,
 }
@@ -158,7 +167,7 @@ impl Lines<'_> {
 
     /// The number in a line, below 1,000: the finalizer of SplitMix64 over seed and line.
     fn content(&self, line: u64) -> u64 {
-        let mut x = (self.seed << 32).wrapping_add(line).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut x = ((u64::from(self.seed) << 32) + line).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (x ^ (x >> 31)) % 1000
@@ -224,6 +233,20 @@ fn is_answered(session: &mut Session, engine: &mut Engine, tokenizer: &Tokenizer
     }))?;
     session.take_back(generated)?;
     Ok(tokenizer.decode(&ids)?.trim_start().starts_with(answer))
+}
+
+/// Accuracy over distance, a curve for each cache.
+fn figure(args: &StreamevalArgs, cells: &[Cell]) -> Figure {
+    let curve = |column: &[Cell]| Series {
+        name: format!("{} + {}", column[0].keep.sinks, column[0].keep.window),
+        points: column.iter().map(|cell| (cell.distance as f64, 100.0 * cell.accuracy())).collect(),
+    };
+    Figure {
+        title: "StreamEval: the answer stands some lines back".into(),
+        x: Axis { label: "distance, lines".into(), scale: Scale::Log },
+        y: Axis { label: "accuracy, %".into(), scale: Scale::Linear },
+        series: cells.chunks(args.distances.len()).map(curve).collect(),
+    }
 }
 
 /// Distances down, caches across, as in Table 7 of the paper.
