@@ -74,7 +74,7 @@ fn the_report_is_the_contracts_and_the_plots_are_there() {
     let (ids, plot) = (File::ids("compare.json", 400), File::new("compare.svg"));
     let stem = plot.name().strip_suffix(".svg").unwrap();
     let plots = [File(format!("{stem}-perplexity.svg").into()), File(format!("{stem}-latency.svg").into())];
-    let base = ["compare", "--device", "cpu", "--caches", "64,32,64", "--tokens-file", ids.name()];
+    let base = ["compare", "--device", "cpu", "--threads", "1", "--caches", "64,32,64", "--tokens-file", ids.name()];
     let report = json(&[&base[..], &["--json", "--plot", plot.name()]].concat());
 
     let rows = report["rows"].as_array().unwrap();
@@ -110,7 +110,8 @@ fn the_report_is_the_contracts_and_the_plots_are_there() {
     for text in ["cache size (tokens)", "ms per token"] {
         assert!(latency.contains(text), "{text}");
     }
-    let table = success(&base);
+    let table =
+        success(&["compare", "--device", "cpu", "--threads", "1", "--caches", "16", "--tokens-file", ids.name()]);
     for text in ["after eviction", "recompute / streaming at the largest cache", "ms = ", "least squares", "tokens/s"] {
         assert!(table.contains(text), "{text} in {table}");
     }
@@ -123,7 +124,19 @@ fn every_mode_scores_as_the_perplexity_command_does() {
     let (ids, nlls) = (File::new("ids.json"), File::new("nlls.json"));
     let numbers: Vec<usize> = (0..FEWEST).map(|n| n * n * 7 % 90).collect();
     std::fs::write(&ids.0, serde_json::to_vec(&numbers).unwrap()).unwrap();
-    let run = ["--model", &model, "--device", "cpu", "--cache", "f32", "--tokens-file", ids.name(), "--json"];
+    let run = [
+        "--model",
+        &model,
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--cache",
+        "f32",
+        "--tokens-file",
+        ids.name(),
+        "--json",
+    ];
     let report = json(&[&["compare", "--caches", "64", "--sinks", "4"], &run[..]].concat());
     let mut scored = vec![];
     for (attention, flags) in [

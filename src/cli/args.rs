@@ -284,7 +284,7 @@ pub(crate) struct PerplexityArgs {
 
 /// Attention and cache sizes are what is compared: no single ones.
 #[derive(ClapArgs)]
-#[command(mut_arg("attention", not_compared), mut_arg("window", not_compared))]
+#[command(mut_args(without_one_cache))]
 pub(crate) struct CompareArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -308,9 +308,12 @@ pub(crate) struct CompareArgs {
     pub(crate) plot: Option<PathBuf>,
 }
 
-/// A flag of other runs that is wrong usage here.
-fn not_compared(flag: clap::Arg) -> clap::Arg {
-    flag.hide(true).conflicts_with_all(["text", "tokens_file"])
+/// The flags of one attention mode and one window are wrong usage here.
+fn without_one_cache(flag: clap::Arg) -> clap::Arg {
+    match flag.get_id().as_str() {
+        "attention" | "window" => flag.hide(true).conflicts_with_all(["text", "tokens_file"]),
+        _ => flag,
+    }
 }
 
 #[derive(ClapArgs)]

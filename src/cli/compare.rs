@@ -37,7 +37,7 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
     let config = Config::new(&header)?;
     let sinks = Keep::new(&config, Attention::Streaming, args.run.sinks, Some(1), None)?.sinks;
     if caches[0] <= sinks as usize {
-        wrong_usage(&format!("--caches {}: must be more than the {sinks} sinks, they leave no window", caches[0]));
+        wrong_usage(&format!("--caches {}: must be more than the sinks ({sinks}): they leave no window", caches[0]));
     }
     let ids = read_ids(&args.model, args.text.as_deref(), args.tokens_file.as_deref(), Some(args.tokens))?;
     // From the first step behind an eviction in the largest cache on, there is a token to score in every round.
@@ -53,13 +53,12 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
     }
     let every = (ids.len() - 1 - first) / (ROUNDS - 1);
 
-    // All rows on one device; the others follow the first row without a word.
+    // All rows on one device.
     let device = match pollster::block_on(Gpu::choose(&args.run.settings().device))? {
         Some(gpu) => Device::Open(Box::new(gpu)),
         None => Device::Cpu,
     };
-    let mut quiet = args.run.quiet;
-    let mut new_row = |attention, cache: usize| -> Result<Row> {
+    let new_row = |attention, cache: usize| -> Result<Row> {
         let size = cache as u32;
         let (sinks, window) = match attention {
             Attention::Streaming => (Some(sinks), size - sinks),
@@ -71,9 +70,10 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
         let window = Some(window);
         let settings =
             Settings { device: device.clone(), attention: kept, sinks, window, scores: true, ..args.run.settings() };
-        let mut engine = match std::mem::replace(&mut quiet, true) {
-            false => load(&args.model, &settings, false)?,
-            true => pollster::block_on(Engine::load(open(&args.model)?, &settings, &mut |_| ()))?,
+        // One row says for all what it runs on, and warns if the model was trained to see less.
+        let mut engine = match attention == Attention::Streaming && cache == largest {
+            true => load(&args.model, &settings, args.run.quiet)?,
+            false => pollster::block_on(Engine::load(open(&args.model)?, &settings, &mut |_| ()))?,
         };
         let session = engine.session();
         Ok(Row { attention, cache, engine, session, given: 0, nlls: vec![], ms: vec![] })
@@ -93,6 +93,8 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
     for round in 0..ROUNDS {
         for row in &mut rows {
             let at = first + round * every;
+            // The last one by itself: a timed step follows another step, as in a stream, and not a chunk.
+            row.advance(&ids, at - 1)?;
             row.advance(&ids, at)?;
             row.step(&ids, at)?;
             bar.inc(1);
@@ -176,7 +178,7 @@ impl Row {
                 started
             }
             Attention::Dense => {
-                // The same step in every round, with other rows in between: once unmeasured, to find its weights near.
+                // The same step in every round: here too it follows another.
                 self.score(ids, self.cache + 2)?;
                 self.again()?;
                 seconds()

@@ -19,7 +19,7 @@ pub(super) fn polynomial(points: &[(f64, f64)], degree: usize) -> Option<Vec<f64
         let pivot = (column..n).max_by(|&a, &b| rows[a][column].abs().total_cmp(&rows[b][column].abs()))?;
         rows.swap(column, pivot);
         let top = rows[column].clone();
-        if !(top[column].abs() > 1e-9 * points.len() as f64) {
+        if top[column].abs() <= 1e-9 * points.len() as f64 {
             return None;
         }
         for (i, row) in rows.iter_mut().enumerate() {
@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn noise_is_averaged_as_least_squares_do() {
-        // By hand: x̄ = 2, ȳ = 3, slope (1 + 2) / 2, intercept 3 - 3.
-        assert_close(&polynomial(&[(1.0, 1.0), (2.0, 4.0), (3.0, 4.0)], 1).unwrap(), &[0.0, 1.5]);
+        // By hand: mean x 2, mean y 5, slope (-1 · -2 + 1 · 1) / 2 = 1.5, intercept 5 - 2 · 1.5.
+        assert_close(&polynomial(&[(1.0, 3.0), (2.0, 6.0), (3.0, 6.0)], 1).unwrap(), &[2.0, 1.5]);
     }
 
     #[test]

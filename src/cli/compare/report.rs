@@ -107,9 +107,12 @@ impl Report {
         (ratio, recompute.map(|(cache, ms)| 1e3 * (cache + 1.0) / ms))
     }
 
-    fn fits(&self) -> (Option<Vec<f64>>, Option<Vec<f64>>, Option<f64>, Option<f64>) {
-        let (streaming, recompute) = (self.latencies(Attention::Streaming), self.latencies(Attention::Recompute));
-        (polynomial(&streaming, 1), polynomial(&recompute, 2), exponent(&streaming), exponent(&recompute))
+    /// The growth of a mode's latency with the cache: coefficients of milliseconds, and the exponent.
+    fn growth(&self, attention: Attention) -> (Option<Vec<f64>>, Option<f64>) {
+        let points = self.latencies(attention);
+        // Fig. 10: recompute grows with the square of the cache, streaming with the cache.
+        let degree = if attention == Attention::Recompute { 2 } else { 1 };
+        (polynomial(&points, degree), exponent(&points))
     }
 
     /// The contract's object.
@@ -139,7 +142,8 @@ impl Report {
                 json!({ "cache": cache, "tokens": ROUNDS, "perplexity_ratio": ratio, "standard_error_nats": error })
             })
             .collect();
-        let (streaming, recompute, streaming_exponent, recompute_exponent) = self.fits();
+        let (streaming, streaming_exponent) = self.growth(Attention::Streaming);
+        let (recompute, recompute_exponent) = self.growth(Attention::Recompute);
         let (ratio, prefill) = self.speeds();
         let info = self.rows[0].engine.info();
         json!({
@@ -194,16 +198,19 @@ impl Report {
             let (ratio, error) = self.perplexity_ratio(cache);
             writeln!(out, "  cache {cache}: {} ({})", shown(ratio, 4), shown(error, 4))?;
         }
-        let (streaming, recompute, streaming_exponent, recompute_exponent) = self.fits();
         writeln!(out, "\nlatency over cache size, least squares:")?;
-        for (mode, curve, exponent) in
-            [("streaming", streaming, streaming_exponent), ("recompute", recompute, recompute_exponent)]
-        {
+        for attention in [Attention::Streaming, Attention::Recompute] {
+            let (curve, exponent) = self.growth(attention);
             let curve = curve.map_or("too few cache sizes for a curve".into(), |coefficients| {
                 let terms = coefficients.iter().zip(["", " * cache", " * cache^2"]);
                 terms.map(|(coefficient, power)| format!("{coefficient:.4e}{power}")).collect::<Vec<_>>().join(" + ")
             });
-            writeln!(out, "  {mode}: ms = {curve}; as a power of the cache size: {}", shown(exponent, 2))?;
+            writeln!(
+                out,
+                "  {}: ms = {curve}; as a power of the cache size: {}",
+                attention.name(),
+                shown(exponent, 2)
+            )?;
         }
         let (ratio, prefill) = self.speeds();
         let last = |attention| self.latencies(attention).last().map(|(_, ms)| *ms);
