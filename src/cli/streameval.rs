@@ -22,24 +22,28 @@ use super::{Outcome, interrupted, load, open, print_json, progress_bar};
 
 /// A question comes after so many lines, as in the paper.
 const LINES_PER_QUESTION: u64 = 10;
+/// Number of the first line: from here on all lines of a run take about the same number of tokens.
+const FIRST_LINE: u64 = 1_000;
 /// Counting begins when so many caches full of tokens have been evicted.
 const EVICTED_CACHES: u64 = 4;
 /// Tokens generated for an answer: three digits and the sign after them are at most four, and one for a space.
 const ANSWER_TOKENS: u32 = 5;
 
+/// The cache sizes are what is swept: no single window.
 #[derive(Args)]
+#[command(mut_arg("window", |flag| flag.hide(true)))]
 pub(crate) struct StreamevalArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     run: RunArgs,
     /// How many lines back a question asks; one row each
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [5, 10, 15, 20, 30, 40, 60, 80, 100, 200],
-        value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [10, 20, 30, 40, 60, 80, 100, 150, 200],
+        value_parser = clap::value_parser!(u64).range(1..1 << 24))]
     distances: Vec<u64>,
     /// Cache sizes S + R, in tokens; one column each
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [256, 512, 1024],
-        value_parser = clap::value_parser!(u32).range(1..))]
+        value_parser = clap::value_parser!(u32).range(1..1 << 24))]
     caches: Vec<u32>,
     /// Questions for each distance and cache
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
@@ -60,15 +64,16 @@ pub(crate) fn run(args: &StreamevalArgs) -> Outcome {
     if settings.window.is_some() {
         wrong_usage("--window does not go with --caches, which sets S + R");
     }
+    let sinks = sinks(args, &settings)?;
+    if let Some(cache) = args.caches.iter().find(|&&cache| cache <= sinks) {
+        wrong_usage(&format!("--caches {cache}: must be more than the {sinks} sinks, they leave no window"));
+    }
     args.plot.as_deref().map_or(Ok(()), plot::check)?;
     let bar = progress_bar(args.run.quiet, "asking");
     bar.set_length(args.queries * (args.caches.len() * args.distances.len()) as u64);
-    let sinks = sinks(args, &settings)?;
     let (mut cells, mut info) = (vec![], Value::Null);
     for &cache in &args.caches {
-        let window = cache.checked_sub(sinks).filter(|&window| window > 0).ok_or_else(|| {
-            Error::Settings(format!("a cache of {cache} with {sinks} sinks has no window: give --caches larger sizes"))
-        })?;
+        let window = cache - sinks;
         let settings = Settings { window: Some(window), ..settings.clone() };
         let mut engine = load(&args.model, &settings, args.run.quiet || !info.is_null())?;
         info = engine.info();
@@ -147,7 +152,7 @@ impl Cell {
 struct Lines<'a> {
     tokenizer: &'a Tokenizer,
     seed: u32,
-    /// Positions of the first and the last token of each line, from line 1 on.
+    /// Positions of the first and the last token of each line, from `FIRST_LINE` on.
     places: Vec<(u64, u64)>,
 }
 
@@ -156,7 +161,7 @@ impl Lines<'_> {
     fn next(&mut self, count: u64, position: u64) -> Result<Vec<u32>> {
         let mut ids = vec![];
         for _ in 0..count {
-            let line = self.places.len() as u64 + 1;
+            let line = FIRST_LINE + self.places.len() as u64;
             let first = position + ids.len() as u64;
             let text = format!("line {}: REGISTER_CONTENT is <{}>\n", grouped(line), self.content(line));
             ids.extend(self.tokenizer.encode(&text, Special::Plain)?);
@@ -203,13 +208,14 @@ fn measure(engine: &mut Engine, args: &StreamevalArgs, distance: u64, bar: &Prog
             return Err(Error::Aborted);
         }
         ids.extend(lines.next(LINES_PER_QUESTION, session.position() + ids.len() as u64)?);
-        let Some(asked) = (lines.places.len() as u64).checked_sub(distance).filter(|&line| line > 0) else { continue };
+        let Some(place) = lines.places.len().checked_sub(1 + distance as usize) else { continue };
+        let asked = FIRST_LINE + place as u64;
         let question = format!("Query: line {}: REGISTER_CONTENT is <", grouped(asked));
         ids.extend(tokenizer.encode(&question, Special::Plain)?);
         pollster::block_on(session.append(engine, &ids))?;
         let answer = format!("{}>\n", lines.content(asked));
         if session.evicted() >= EVICTED_CACHES * u64::from(keep.sinks + keep.window) {
-            let (first, last) = lines.places[asked as usize - 1];
+            let (first, last) = lines.places[place];
             let now = session.position() - 1;
             let sees = |token| token < u64::from(keep.sinks) || token + u64::from(keep.window) >= now;
             cell.inside += u64::from(sees(first) && sees(last));
