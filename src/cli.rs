@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod perplexity;
 mod plot;
+mod streameval;
 mod text;
 mod tokenize;
 
@@ -52,6 +53,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Streameval(args) => streameval::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => attention_map::run(&args),

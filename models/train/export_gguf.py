@@ -37,7 +37,7 @@ def load(path):
     return model.eval(), config, saved
 
 
-def write(path, model, config, saved, tokenizer, name, description):
+def write(path, model, config, saved, tokenizer, name, description, pre="gpt-2"):
     tok = json.loads(Path(tokenizer).read_text())
     vocab = sorted(tok["model"]["vocab"].items(), key=lambda kv: kv[1])
     assert [i for _, i in vocab] == list(range(config.vocab)) and vocab[0][0] == "<sink>"
@@ -60,9 +60,10 @@ def write(path, model, config, saved, tokenizer, name, description):
     w.add_rope_dimension_count(config.head_dim)
     w.add_vocab_size(config.vocab)
     w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("gpt-2")
+    w.add_tokenizer_pre(pre)
     w.add_token_list([t for t, _ in vocab])
-    w.add_token_types([gguf.TokenType.CONTROL] + [gguf.TokenType.NORMAL] * (config.vocab - 1))
+    added = {t["id"]: gguf.TokenType.CONTROL if t["special"] else gguf.TokenType.USER_DEFINED for t in tok["added_tokens"]}
+    w.add_token_types([added.get(i, gguf.TokenType.NORMAL) for i in range(config.vocab)])
     w.add_token_merges(merges)
     # A sink-token model knows no end of text: a file without eos would get a default id that is an ordinary token here.
     w.add_bos_token_id(0)

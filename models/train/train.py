@@ -61,6 +61,14 @@ def rate(step, a):
     return lr
 
 
+def adamw(model, lr, decay):
+    """Weight decay on matrices only."""
+    matrices = [q for q in model.parameters() if q.dim() >= 2]
+    vectors = [q for q in model.parameters() if q.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8)
+
+
 def save(path, state):
     tmp = path.with_suffix(".tmp")
     torch.save(state, tmp)
@@ -110,10 +118,7 @@ def main():
 
     model = Llama(config).init(a.seed).to(device)
     forward = torch.compile(model, dynamic=False) if a.compile else model
-    decayed = [q for q in model.parameters() if q.dim() >= 2]
-    plain = [q for q in model.parameters() if q.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": a.decay}, {"params": plain, "weight_decay": 0.0}]
-    opt = torch.optim.AdamW(groups, lr=a.lr, betas=(0.9, 0.95), eps=1e-8)
+    opt = adamw(model, a.lr, a.decay)
     step, seconds = 0, 0.0
     fixed = ("preset", "no_sink", "steps", "batch", "lr", "warmup", "decay", "clip", "seed")
     args = {k: getattr(a, k) for k in fixed}

@@ -9,6 +9,8 @@ use sinkstream::hf::Quant;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::sampler::Sampling;
 
+use super::streameval::StreamevalArgs;
+
 /// Small quantized language models that stream without end.
 #[derive(Parser)]
 #[command(name = "sinkstream", version, about, max_term_width = 100)]
@@ -27,6 +29,8 @@ pub(crate) enum Command {
     Perplexity(PerplexityArgs),
     /// The same text through four attention modes: perplexity and latency by cache size
     Compare(CompareArgs),
+    /// Whether the model can still answer for a line of an endless stream, by its distance
+    Streameval(StreamevalArgs),
     /// Text to token ids, and back
     Tokenize(TokenizeArgs),
     /// A Hugging Face folder to a GGUF file
