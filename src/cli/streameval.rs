@@ -170,7 +170,7 @@ impl Lines<'_> {
         Ok(ids)
     }
 
-    /// The number in a line, below 1,000: the finalizer of SplitMix64 over seed and line.
+    /// The number in a line, below 1,000: the finalizer of `SplitMix64` over seed and line.
     fn content(&self, line: u64) -> u64 {
         let mut x = ((u64::from(self.seed) << 32) + line).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -184,7 +184,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n) % 3 == 0 {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
