@@ -17,7 +17,7 @@ const out = join(target, "evidence");
 const [what = "tables", given] = process.argv.slice(2);
 const held = join(root, "../shared/data/text/pg19_test_books.txt.xz");
 /** Tokens of a row of the tables. */
-const TOKENS = 200_000;
+const TOKENS = 100_000;
 
 function fail(message) {
   console.error(`evidence: ${message}`);
