@@ -138,7 +138,7 @@ fn a_plot_has_its_axes_and_units() {
     let file = folder.0.join("plot.svg").display().to_string();
     json(&[&ARGS[..], &[&text, "--json", "--plot", &file]].concat());
     let svg = std::fs::read_to_string(&file).unwrap();
-    for label in ["position in the stream (tokens)", "perplexity", "tokens per second", "bytes held by the executor"] {
+    for label in ["position in the stream (tokens)", "perplexity", "tokens per second", "held by the executor (MB)"] {
         assert!(svg.contains(label), "{label}");
     }
     let nowhere = folder.0.join("none/plot.svg").display().to_string();

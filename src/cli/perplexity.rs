@@ -168,10 +168,11 @@ fn print_row(row: &Value) -> std::io::Result<()> {
 
 /// The rows as curves.
 fn figures(blocks: &[Value]) -> [Figure; 3] {
-    let series = |name: &str, key: &str| Series {
+    let scaled = |name: &str, key: &str, unit: f64| Series {
         name: name.into(),
-        points: blocks.iter().filter_map(|row| Some((row["tokens"].as_f64()?, row[key].as_f64()?))).collect(),
+        points: blocks.iter().filter_map(|row| Some((row["tokens"].as_f64()?, row[key].as_f64()? / unit))).collect(),
     };
+    let series = |name: &str, key: &str| scaled(name, key, 1.0);
     let figure = |title: &str, label: &str, series: Vec<Series>| Figure {
         title: title.into(),
         x: Axis { label: "position in the stream (tokens)".into(), scale: Scale::Linear },
@@ -185,7 +186,7 @@ fn figures(blocks: &[Value]) -> [Figure; 3] {
             vec![series("of each block", "perplexity"), series("so far", "running_perplexity")],
         ),
         figure("Speed", "tokens per second", vec![series("of each block", "tokens_per_second")]),
-        figure("Memory", "bytes held by the executor", vec![series("at the end of each block", "bytes")]),
+        figure("Memory", "held by the executor (MB)", vec![scaled("after each block", "bytes", 1e6)]),
     ]
 }
 

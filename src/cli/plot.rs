@@ -318,6 +318,7 @@ fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), value| (value.min(low), value.max(high)));
     match () {
         () if low > high => (0.0, 1.0),
+        () if low == high && low > 0.0 => (0.0, high),
         () if low == high => (low - 0.5, low + 0.5),
         () => (low, high),
     }
