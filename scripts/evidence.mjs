@@ -118,6 +118,19 @@ function tables() {
     [inspected.mean_by_layer.map((value) => number(value, 3))],
   );
 
+  // Table 7.
+  const model = join(root, "models/streameval.gguf");
+  const { rows } = sinkstream("streameval", ["streameval", "--model", model, "--plot", join(out, "streameval.svg"), "--json", "--quiet"]);
+  const sizes = [...new Set(rows.map((row) => row.cache))];
+  table(
+    "Table 7: StreamEval, right answers in %, by lines between number and question (models/streameval.gguf)",
+    ["lines", ...sizes.map((size) => `cache ${size}`)],
+    [...new Set(rows.map((row) => row.distance_lines))].map((distance) => [
+      distance,
+      ...sizes.map((size) => number(100 * rows.find((row) => row.cache === size && row.distance_lines === distance).accuracy, 0)),
+    ]),
+  );
+
   // Figs. 3 and 10.
   const compared = sinkstream("compare", ["compare", "--text", path, "--plot", join(out, "compare.svg"), "--json", "--quiet"]);
   table(

@@ -19,3 +19,12 @@ for device in gpu cpu; do
   "$sinkstream" generate --device "$device" --prompt "Once upon a time" -n 2000 --ignore-eos --seed 1 --json --quiet |
     grep -oE '"(adapter|executor|prompt_tokens_per_second|tokens_per_second)":[^,}]*'
 done
+
+# Figs. 3 and 10 on this GPU, if there is a text of 20,000 tokens: TEXT=book.txt, or the held-out books beside the project.
+text=${TEXT:-}
+books=../shared/data/text/pg19_test_books.txt.xz
+if [ -z "$text" ] && [ -e "$books" ] && command -v xz >/dev/null; then
+  text=$(mktemp)
+  xz -dc "$books" >"$text"
+fi
+[ -z "$text" ] || "$sinkstream" compare --device gpu --text "$text"
