@@ -29,7 +29,12 @@ function sinkstream(name, args, input) {
   console.error(`> sinkstream ${args.join(" ")}`);
   const stdio = [input === undefined ? "ignore" : "pipe", "pipe", "inherit"];
   const options = { input, stdio, maxBuffer: 1 << 30, encoding: "utf8" };
-  const text = execFileSync(join(target, "release/sinkstream"), args, options);
+  let text;
+  try {
+    text = execFileSync(join(target, "release/sinkstream"), args, options);
+  } catch (error) {
+    fail(`sinkstream ${args[0]} ended with ${error.status ?? error.signal}`);
+  }
   if (name) writeFileSync(join(out, `${name}.json`), text);
   return JSON.parse(text);
 }

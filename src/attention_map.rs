@@ -160,7 +160,9 @@ impl Layer {
             let score = |n: usize| {
                 let copy = usize::from(n < column.sinks as usize);
                 let query = &q[((copy * columns as usize + c) * heads + head) * head_dim..][..head_dim];
-                let key = &keys[(kv_head * slots + slot_of(column, slots, n)) * head_dim..][..head_dim];
+                // The sinks in their slots, then the ring up to the column's own slot.
+                let slot = if copy == 1 { n } else { column.slot_behind(column.cached as usize - n, slots) };
+                let key = &keys[(kv_head * slots + slot) * head_dim..][..head_dim];
                 let product: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
                 let capped = if cap > 0.0 { cap * (product / cap).tanh() } else { product };
                 capped - f64::from(self.slopes[head]) * (column.cached as usize - n) as f64
@@ -172,17 +174,6 @@ impl Layer {
             self.sums[head] += (scores[0] - highest).exp() / sum;
         }
     }
-}
-
-/// The slot of the `n`-th token that a column sees, oldest first: the sinks, then the ring up to the column's own slot.
-fn slot_of(column: &Column, slots: usize, n: usize) -> usize {
-    let (slot, sinks, cached) = (column.slot as usize, column.sinks as usize, column.cached as usize);
-    if n < sinks {
-        return n;
-    }
-    let behind = cached - n;
-    let wrapped = if slot < sinks + behind { slots - sinks } else { 0 };
-    slot + wrapped - behind
 }
 
 /// The first `count` values of a buffer.

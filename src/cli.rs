@@ -183,5 +183,5 @@ fn read_file(path: &std::path::Path) -> Result<Vec<u8>> {
 /// Writes a file, whole.
 fn write_file(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes)
-        .map_err(|error| Error::Read { what: format!("{} (to write it)", path.display()), reason: error.to_string() })
+        .map_err(|error| Error::Write { what: path.display().to_string(), reason: error.to_string() })
 }

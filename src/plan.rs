@@ -32,6 +32,16 @@ pub struct Column {
     pub target: u32,
 }
 
+impl Column {
+    /// The slot of the token `behind` places before this one, both in the ring of a cache of `slots` slots.
+    #[inline(always)]
+    pub fn slot_behind(&self, behind: usize, slots: usize) -> usize {
+        let (slot, sinks) = (self.slot as usize, self.sinks as usize);
+        let wrapped = if slot < sinks + behind { slots - sinks } else { 0 };
+        slot + wrapped - behind
+    }
+}
+
 /// What the kernels read as `columns`: how many are in use, then the columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

@@ -81,7 +81,7 @@ pub(crate) enum AttentionArg {
     Window,
     /// Everything, up to a fixed capacity
     Dense,
-    /// Each token from a fresh run over the last S + R + 1
+    /// Each token from a fresh run over the last S + R + 1; a sink token stays in front unless S is 0
     Recompute,
 }
 
@@ -261,18 +261,25 @@ impl SamplingArgs {
     }
 }
 
+/// What is scored.
 #[derive(ClapArgs)]
-pub(crate) struct PerplexityArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) run: RunArgs,
+pub(crate) struct TextArgs {
     /// Text file; bytes that are not UTF-8 are replaced
     #[arg(long, value_name = "FILE", required_unless_present = "tokens_file", conflicts_with = "tokens_file")]
     pub(crate) text: Option<PathBuf>,
     /// JSON array of token ids, fed as they are
     #[arg(long, value_name = "FILE")]
     pub(crate) tokens_file: Option<PathBuf>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct PerplexityArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
     /// At most so many tokens, the first one counted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
     pub(crate) tokens: Option<u64>,
@@ -304,12 +311,8 @@ pub(crate) struct CompareArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Text file; bytes that are not UTF-8 are replaced
-    #[arg(long, value_name = "FILE", required_unless_present = "tokens_file", conflicts_with = "tokens_file")]
-    pub(crate) text: Option<PathBuf>,
-    /// JSON array of token ids, fed as they are
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tokens_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
     /// At most so many tokens; the time that dense attention takes grows with their square
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     pub(crate) tokens: u64,
@@ -336,12 +339,8 @@ pub(crate) struct InspectArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Text file; bytes that are not UTF-8 are replaced
-    #[arg(long, value_name = "FILE", required_unless_present = "tokens_file", conflicts_with = "tokens_file")]
-    pub(crate) text: Option<PathBuf>,
-    /// JSON array of token ids, fed as they are
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tokens_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
     /// At most so many tokens, the first one counted [default: as many as a query can see, S + R + 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(4..))]
     pub(crate) tokens: Option<u64>,

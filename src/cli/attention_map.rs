@@ -80,5 +80,5 @@ fn tokens(args: &InspectArgs) -> Result<Vec<u32>> {
             u64::from(keep.sinks) + u64::from(keep.window) + itself
         }
     };
-    read_ids(&args.model, args.text.as_deref(), args.tokens_file.as_deref(), Some(most))
+    read_ids(&args.model, &args.text, Some(most))
 }

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
     if caches[0] <= sinks as usize {
         wrong_usage(&format!("--caches {}: must be more than the sinks ({sinks}): they leave no window", caches[0]));
     }
-    let ids = read_ids(&args.model, args.text.as_deref(), args.tokens_file.as_deref(), Some(args.tokens))?;
+    let ids = read_ids(&args.model, &args.text, Some(args.tokens))?;
     // From the first step behind an eviction in the largest cache on, there is a token to score in every round.
     let first = largest + 2;
     if ids.len() < first + ROUNDS {
@@ -61,15 +61,14 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
     let new_row = |attention, cache: usize| -> Result<Row> {
         let size = cache as u32;
         let (sinks, window) = match attention {
-            Attention::Streaming => (Some(sinks), size - sinks),
+            Attention::Streaming | Attention::Recompute => (Some(sinks), size - sinks),
             Attention::Window => (None, size),
-            // A fresh run is a short dense one. What is cached, the token itself, and the token that is scored.
-            Attention::Dense | Attention::Recompute => (None, size + 2),
+            // What is cached, the token itself, and the token that is scored.
+            Attention::Dense => (None, size + 2),
         };
-        let kept = if attention == Attention::Recompute { Attention::Dense } else { attention };
         let window = Some(window);
         let settings =
-            Settings { device: device.clone(), attention: kept, sinks, window, scores: true, ..args.run.settings() };
+            Settings { device: device.clone(), attention, sinks, window, scores: true, ..args.run.settings() };
         // One row says for all what it runs on, and warns if the model was trained to see less.
         let mut engine = match attention == Attention::Streaming && cache == largest {
             true => load(&args.model, &settings, args.run.quiet)?,
@@ -167,13 +166,11 @@ impl Row {
     fn step(&mut self, ids: &[u32], at: usize) -> Result<()> {
         let started = match self.attention {
             Attention::Recompute => {
-                // A text for a sink-token model begins with its sink, a fresh one too.
-                let is_sink = self.engine.config().sink_token == Some(ids[0]);
-                let front = &ids[..usize::from(is_sink)];
-                let last = &ids[at + front.len() - self.cache - 1..at];
                 let started = seconds();
                 self.session = self.engine.session();
-                pollster::block_on(self.session.append(&mut self.engine, &[front, last].concat()))?;
+                // The first one too: a sink token stays in front.
+                pollster::block_on(self.session.append(&mut self.engine, &ids[..1]))?;
+                pollster::block_on(self.session.append(&mut self.engine, &ids[at - self.cache - 1..at]))?;
                 self.given = at;
                 started
             }

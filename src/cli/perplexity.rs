@@ -12,7 +12,7 @@ use sinkstream::platform::seconds;
 use sinkstream::{Engine, Error, Result, Session};
 
 use self::running::Running;
-use super::args::PerplexityArgs;
+use super::args::{PerplexityArgs, wrong_usage};
 use super::plot::{self, Axis, Figure, Scale, Series};
 use super::text::read_ids;
 use super::{Failure, Outcome, interrupted, load, print_json, print_line, progress_bar, read_file, write_file};
@@ -28,7 +28,7 @@ const CHECKPOINT_SECONDS: f64 = 20.0;
 
 pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
     let settings = Settings { scores: true, ..args.run.settings() };
-    let ids = read_ids(&args.model, args.text.as_deref(), args.tokens_file.as_deref(), args.tokens)?;
+    let ids = read_ids(&args.model, &args.text, args.tokens)?;
     if let Some(path) = &args.plot {
         plot::check(path)?;
     }
@@ -195,7 +195,8 @@ fn name_of(ids: &[u32], args: &PerplexityArgs, block: Option<u64>) -> String {
     let mut hash = Sha256::new();
     ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
     let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{hex} position {} blocks {block:?} recompute {:?}", args.position, args.recompute)
+    let sinks = args.run.sinks; // a saved session knows the size of its cache, and would keep its own S
+    format!("{hex} sinks {sinks:?} position {} blocks {block:?} recompute {:?}", args.position, args.recompute)
 }
 
 /// Where a run stood.
@@ -227,6 +228,9 @@ impl Fresh {
     /// None if the arguments do not ask for it.
     fn new(args: &PerplexityArgs, settings: &Settings, ids: &[u32], capacity: u64) -> Result<Option<Self>> {
         let Some(count) = args.recompute else { return Ok(None) };
+        if settings.attention != Attention::Streaming {
+            wrong_usage("--recompute goes with --attention streaming");
+        }
         let tokens = ids.len() as u64;
         let span = ENDS.min(tokens / 2);
         if capacity + 2 + count > span {
@@ -247,13 +251,9 @@ impl Fresh {
 
     /// The NLL of the token at a place.
     fn nll(&mut self, ids: &[u32], place: usize) -> Result<f32> {
-        let keep = self.engine.keep();
-        let mut run = ids[place.saturating_sub(keep.window as usize + 1)..place].to_vec();
-        if keep.sink_token == Some(ids[0]) {
-            run[0] = ids[0]; // every text that this model is given begins so
-        }
-        let mut session = self.engine.session();
-        pollster::block_on(session.append(&mut self.engine, &run))?;
+        let from = place.saturating_sub(self.engine.keep().window as usize + 1).max(1);
+        let mut session = begin(&mut self.engine, 0, ids[0])?; // a sink token stays in front
+        pollster::block_on(session.append(&mut self.engine, &ids[from..place]))?;
         let nlls = pollster::block_on(session.score(&mut self.engine, &ids[place..=place]))?;
         nlls.first().copied().ok_or(Error::Aborted)
     }

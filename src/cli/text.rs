@@ -1,12 +1,10 @@
 //! The tokens of a text or of a token file, for the commands that score them.
 
-use std::path::Path;
-
 use sinkstream::gguf::Gguf;
 use sinkstream::tokenizer::{Special, Tokenizer};
 use sinkstream::{Error, Result};
 
-use super::args::ModelArgs;
+use super::args::{ModelArgs, TextArgs};
 use super::{open, read_file};
 
 /// Ids of a JSON array as they are, or else of a text: with BOS or the sink token in front if the model says so. Needs the
@@ -14,13 +12,8 @@ use super::{open, read_file};
 ///
 /// # Errors
 /// [`Error::Read`] for a file that cannot be read or is no array of ids; those of the tokenizer.
-pub(crate) fn read_ids(
-    model: &ModelArgs,
-    text: Option<&Path>,
-    tokens_file: Option<&Path>,
-    most: Option<u64>,
-) -> Result<Vec<u32>> {
-    let mut ids = match (tokens_file, text) {
+pub(crate) fn read_ids(model: &ModelArgs, text: &TextArgs, most: Option<u64>) -> Result<Vec<u32>> {
+    let mut ids = match (&text.tokens_file, &text.text) {
         (Some(path), _) => serde_json::from_slice(&read_file(path)?).map_err(|error| Error::Read {
             what: path.display().to_string(),
             reason: format!("not a JSON array of token ids: {error}"),

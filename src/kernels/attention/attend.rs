@@ -225,11 +225,7 @@ impl Run<'_> {
         let number = self.columns[0].cached as usize + self.columns.len() - 1;
         let first = (newest.lane as usize * n_kv_heads + kv_head) * cache.slots;
         // The sinks in their slots, then the ring up to the newest column's own slot.
-        let slot_of = |token: usize| {
-            let (slot, behind) = (newest.slot as usize, number - token);
-            let ring = cache.slots - newest.sinks as usize;
-            if slot < newest.sinks as usize + behind { slot + ring - behind } else { slot - behind }
-        };
+        let slot_of = |token: usize| newest.slot_behind(number - token, cache.slots);
         for rows in [&mut *keys, &mut *values] {
             rows.resize((pinned.len() + recent.len()) * width, 0.0);
         }
