@@ -1,194 +1,149 @@
-// The demo page: loads the bundled model, writes without end, and shows that memory stays where it is.
+// The demo page: a model writes without end, and the page shows what it still sees, and that memory stays where it is.
 //
-// In the address: ?device=gpu|cpu ?sinks=N ?window=N ?model=URL
+// settings.ts reads the address, writer.ts has the engine and its session, text.ts the text, meters.ts ring.ts history.ts
+// the numbers and pictures, controls.ts and models.ts what can be chosen, plain.ts the words.
 
-import { Engine, WebGpuUnavailableError, type Device, type Session } from "sinkstream";
 import bundledModel from "../../models/sinkstream-2m.gguf?url";
-import { describeRing, drawRing } from "./ring.ts";
+import type { Progress } from "sinkstream";
+import { offerModes, showMode } from "./controls.ts";
+import { Meters } from "./meters.ts";
+import { offerModels } from "./models.ts";
+import { explain, number, size } from "./plain.ts";
+import { addressOf, readChoices, type Choices } from "./settings.ts";
+import { TextView } from "./text.ts";
+import { Writer, type Source, type State } from "./writer.ts";
 
-/** Characters of text that stay on the page, and how far beyond that it grows before the oldest are dropped. */
-const SHOWN = 6_000;
-const SLACK = 2_000;
-/** The speed shown is that of the last so many milliseconds. */
-const RATE_MS = 2_000;
-/** A screen reader hears of the progress this often. */
-const ANNOUNCE_MS = 15_000;
+/** Tokens in memory when the page opens: few enough to see them turn and be forgotten within seconds. */
+const ROOM = 128;
+/** How the text begins when the page opens. */
+const OPENING = "It was a cold evening in November, and";
 
 const $ = <E extends HTMLElement>(id: string): E => document.querySelector<E>(`#${id}`)!;
 const main = document.querySelector("main")!;
-const prompt = $<HTMLTextAreaElement>("prompt");
-const [start, stop, reset] = [$<HTMLButtonElement>("start"), $<HTMLButtonElement>("stop"), $<HTMLButtonElement>("reset")];
-const box = $("text");
-const text = box.appendChild(document.createTextNode(""));
-const number = (value: number): string => Math.round(value).toLocaleString("en");
+const [run, fresh, send, words] = [$<HTMLButtonElement>("run"), $<HTMLButtonElement>("fresh"), $<HTMLButtonElement>("send"), $<HTMLInputElement>("words")];
 
-type State = "loading" | "ready" | "writing" | "stopping" | "error";
-
-let engine: Engine;
-let session: Session;
-/** Ends what is being written. */
-let writing: AbortController | undefined;
-/** Moments and positions of the last seconds, for the speed. */
-let marks: { at: number; position: number }[] = [];
-let announcedAt = 0;
+let choices: Choices;
+let source: Source = bundledModel;
 let drawing = false;
-/** Whether the newest text is kept in sight: until the reader scrolls up. */
-let following = true;
 
-function setState(state: State): void {
+const view = new TextView($("text"), () => source === bundledModel);
+const writer = new Writer(view, { onState, onProgress, onLoaded, onChange, onError });
+const meters = new Meters(writer);
+
+function notice(text: string): void {
+  $("notice").textContent = text;
+}
+
+function onState(state: State): void {
   main.dataset.state = state;
-  start.disabled = state !== "ready";
-  reset.disabled = state !== "ready";
-  stop.disabled = state !== "writing";
+  const isAble = state === "ready" || state === "writing" || state === "full";
+  run.textContent = state === "writing" ? "Pause" : "Write on";
+  run.disabled = !isAble || state === "full";
+  fresh.disabled = !isAble;
+  send.disabled = run.disabled;
+  meters.run(state === "writing");
+  if (state === "full") {
+    notice(`The memory is full: it held all ${number(writer.position)} tokens, and there is no room for the next. Streaming goes on from here without end.`);
+  } else if (state === "writing") {
+    notice(hint());
+  } else if (state === "ready") {
+    meters.announce(`Paused after ${number(writer.position)} tokens.`);
+  }
 }
 
-function notice(words: string): void {
-  $("notice").textContent = words;
+/** Why it is slower than it could be. */
+function hint(): string {
+  if (writer.engine?.info.executor !== "cpu" || choices.device !== "auto") return "";
+  const reason = "gpu" in navigator ? "No real GPU was found behind WebGPU" : "This browser has no WebGPU";
+  return `${reason}: the model runs on the CPU. It writes the same kind of text, only slower.`;
 }
 
-function announce(words: string): void {
-  announcedAt = performance.now();
-  $("announcer").textContent = words;
-}
-
-/** A whole number from the address, for example `?window=64`. */
-function parameter(name: string): number | undefined {
-  const value = new URLSearchParams(location.search).get(name);
-  if (value === null) return undefined;
-  if (!/^\d+$/.test(value)) throw new RangeError(`?${name}=${value} in the address: it must be a whole number`);
-  return Number(value);
-}
-
-function device(): Device {
-  const value = new URLSearchParams(location.search).get("device") ?? "auto";
-  if (value === "auto" || value === "gpu" || value === "cpu") return value;
-  throw new RangeError(`?device=${value} in the address: it must be auto, gpu or cpu`);
-}
-
-async function load(): Promise<void> {
+function onProgress({ phase, loaded, total }: Progress): void {
   const bar = $<HTMLProgressElement>("progress");
-  engine = await Engine.load({
-    model: new URLSearchParams(location.search).get("model") ?? bundledModel,
-    device: device(),
-    sinks: parameter("sinks"),
-    window: parameter("window"),
-    onProgress: ({ loaded, total }) => {
-      if (total === undefined) return;
-      bar.max = total;
-      bar.value = loaded;
-    },
-  });
-  const { info } = engine;
-  const size = (bytes: number): string => (bytes < 1e6 ? `${number(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
-  $("weights").textContent = size(info.weights_bytes);
-  $("kv").textContent = size(info.kv_bytes);
-  $("work").textContent = size(info.work_bytes);
-  $("executor").textContent = info.executor === "gpu" ? "GPU, through WebGPU" : "CPU, in WebAssembly";
-  $("adapter").textContent = info.adapter;
-  $("model").textContent = info.model;
+  if (total === undefined) return void bar.removeAttribute("value");
+  bar.max = total;
+  bar.value = loaded;
+  if (phase === "model") $("loading-words").textContent = `Loading the model: ${size(loaded)} of ${size(total)}`;
+}
+
+function onLoaded(): void {
+  const { info } = writer.engine!;
   main.dataset.executor = info.executor;
-  if (info.executor === "cpu" && device() === "auto") {
-    const reason = "gpu" in navigator ? "No real GPU was found behind WebGPU" : "This browser has no WebGPU";
-    notice(`${reason}: the model runs on the CPU. It writes the same kind of text, only slower.`);
-  }
-  await newStream();
+  showMode(info, source === bundledModel);
+  meters.reset(info);
+  notice(hint());
+  const pinned = $("pinned");
+  pinned.hidden = info.attention !== "streaming" || info.sinks === 0;
+  $("pinned-text").textContent =
+    info.sinks === 1 ? "Pinned: the first token, which only says that a text begins" : `Pinned: the first ${number(info.sinks)} tokens`;
 }
 
-async function newStream(): Promise<void> {
-  session = await engine.createSession();
-  text.data = "";
-  showPosition();
-  draw();
+function onError(error: unknown): void {
+  notice(explain(error));
 }
 
-function showPosition(): void {
-  main.dataset.position = String(session.position);
-  main.dataset.evicted = String(session.evicted);
-  main.dataset.dispatches = String(engine.dispatches);
-}
-
-/** Goes on writing until stopped, beginning with the words in the box. */
-async function write(): Promise<void> {
-  const words = prompt.value;
-  const abort = (writing = new AbortController());
-  setState("writing");
-  notice("");
-  announce("Writing.");
-  marks = [];
-  prompt.value = "";
-  show(words);
-  try {
-    for await (const piece of session.promptStreaming(words, { signal: abort.signal })) {
-      show(piece);
-      showPosition();
-    }
-  } catch (error) {
-    if (!abort.signal.aborted) throw error;
-  } finally {
-    writing = undefined;
-    showPosition();
-    draw();
-  }
-  setState("ready");
-  announce(`Stopped after ${number(session.position)} tokens.`);
-}
-
-/** Adds to the text, and drops what has become too old. */
-function show(piece: string): void {
-  text.appendData(piece);
-  if (text.length > SHOWN + SLACK) text.deleteData(0, text.length - SHOWN);
+/** Draws at the next frame, once. */
+function onChange(): void {
+  main.dataset.position = String(writer.position);
+  main.dataset.evicted = String(writer.position - writer.cached);
+  main.dataset.dispatches = String(writer.engine?.dispatches ?? 0);
   if (drawing) return;
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    draw();
+    view.draw(writer.position, writer.cached, writer.room);
+    meters.draw();
   });
 }
 
-function draw(): void {
-  const now = performance.now();
-  const { position, evicted } = session;
-  const { sinks, window } = engine.info;
-  marks.push({ at: now, position });
-  while (marks.length > 2 && marks[0]!.at < now - RATE_MS) marks.shift();
-  const [first, last] = [marks[0]!, marks.at(-1)!];
-  const rate = (1000 * (last.position - first.position)) / (last.at - first.at);
-  $("rate").textContent = Number.isFinite(rate) ? rate.toFixed(rate < 10 ? 1 : 0) : "–";
-  $("position").textContent = number(position);
-  $("evicted").textContent = number(evicted);
-  drawRing(position, sinks, window);
-  if (following) box.scrollTop = box.scrollHeight;
-  if (writing && now - announcedAt > ANNOUNCE_MS) {
-    $("ring").setAttribute("aria-label", describeRing(position, sinks, window));
-    announce(`${number(position)} tokens, ${number(rate)} a second, ${number(evicted)} forgotten.`);
-  }
+function change(chosen: Partial<Choices>, goesOn: boolean): void {
+  choices = { ...choices, ...chosen };
+  const opening = choices.prompt === OPENING ? undefined : choices.prompt;
+  history.replaceState(null, "", addressOf({ ...choices, prompt: opening }));
+  writer.load(source, choices, goesOn);
 }
 
-function fail(error: unknown): void {
-  setState("error");
-  const message = error instanceof Error ? error.message : String(error);
-  const help = error instanceof WebGpuUnavailableError ? "Open this page without ?device=gpu to run on the CPU." : "Reload the page to try again.";
-  notice(`${message}. ${help}`);
+function openWith(chosen: Source | undefined, address?: string): void {
+  source = chosen ?? bundledModel;
+  const own = source === bundledModel;
+  const prompt = own ? OPENING : undefined;
+  change({ model: address, sinks: undefined, window: own ? ROOM - 2 : undefined, attention: "streaming", prompt, paused: false }, false);
 }
 
-document.querySelector("form")!.addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (!start.disabled) write().catch(fail);
+run.addEventListener("click", () => (writer.state === "writing" ? writer.pause() : writer.write("")));
+$("slow").addEventListener("click", ({ currentTarget }) => {
+  writer.isSlow = !writer.isSlow;
+  (currentTarget as HTMLElement).setAttribute("aria-pressed", String(writer.isSlow));
 });
-prompt.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) start.click();
+fresh.addEventListener("click", () => writer.restart());
+$("insert").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (send.disabled || words.value.trim() === "") return;
+  writer.write(words.value);
+  words.value = "";
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") stop.click();
+  if (event.key === "Escape" && writer.state === "writing" && !document.querySelector("dialog[open]")) writer.pause();
 });
-box.addEventListener("scroll", () => {
-  following = box.scrollHeight - box.scrollTop - box.clientHeight < 48;
+$("share").addEventListener("click", async ({ currentTarget }) => {
+  const button = currentTarget as HTMLButtonElement;
+  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  button.textContent = copied ? "Copied" : "It is in the address bar";
+  setTimeout(() => (button.textContent = "Copy link"), 2_000);
 });
-stop.addEventListener("click", () => {
-  setState("stopping");
-  writing?.abort();
-});
-reset.addEventListener("click", () => newStream().catch(fail));
 
-setState("loading");
-load().then(() => setState("ready"), fail);
+try {
+  onState("loading");
+  choices = readChoices(location.search);
+  source = choices.model ?? bundledModel;
+  const isPlain = source === bundledModel && choices.sinks === undefined && choices.window === undefined;
+  if (isPlain && choices.attention === "streaming") choices = { ...choices, window: ROOM - 2 };
+  if (isPlain && choices.attention === "window") choices = { ...choices, window: ROOM - 1 };
+  offerModes((chosen) => change(chosen, true));
+  offerModels(openWith);
+  if (source === bundledModel) choices.prompt ??= OPENING;
+  writer.load(source, choices, false);
+} catch (error) {
+  onState("error");
+  onError(error);
+}

@@ -11,16 +11,18 @@ function program(name, ...paths) {
   return found;
 }
 
+/** Playwright's Chromium. Without --enable-unsafe-webgpu it keeps its software adapter to itself. */
+export const launchChromium = (webgpu = true) =>
+  chromium.launch({
+    executablePath: program("CHROMIUM", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"),
+    args: [
+      "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+      "--disable-sync", ...(webgpu ? ["--enable-unsafe-webgpu"] : []),
+    ],
+  });
+
 const launchers = {
-  // Without --enable-unsafe-webgpu Chromium keeps its software adapter to itself.
-  chromium: (webgpu) =>
-    chromium.launch({
-      executablePath: program("CHROMIUM", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"),
-      args: [
-        "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", ...(webgpu ? ["--enable-unsafe-webgpu"] : []),
-      ],
-    }),
+  chromium: launchChromium,
   firefox: (webgpu) =>
     puppeteer.launch({
       browser: "firefox",

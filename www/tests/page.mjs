@@ -1,46 +1,50 @@
-// The demo page as its user sees it.
+// The demo page as its user finds it: what it does.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { launch, until } from "./browsers.mjs";
 
-/** A window so small that software shaders get past it soon. */
+/** A memory so small that software shaders get past it soon. */
 const SINKS = 4;
 const WINDOW = 28;
 
 const shown = (page) => page.evaluate(() => ({ ...document.querySelector("main").dataset, text: document.querySelector("#text").textContent }));
-const state = async (page, wanted, ms) => {
+const words = (page, id) => page.evaluate((id) => document.querySelector(id).textContent, id);
+export const state = async (page, wanted, ms) => {
   const reached = await until(page, `the page is ${wanted}`, (wanted) => [wanted, "error"].find((state) => document.querySelector("main").dataset.state === state), wanted, ms);
-  if (reached !== wanted) assert.fail(`the page is not ${wanted}: ${await page.evaluate(() => document.querySelector("#notice").textContent)}`);
+  if (reached !== wanted) assert.fail(`the page is not ${wanted}: ${await words(page, "#notice")}`);
 };
-const past = (page, position) =>
+export const past = (page, position) =>
   until(page, `position ${position}`, (position) => Number(document.querySelector("main").dataset.position) > position, position, 240_000);
+const pause = async (page) => {
+  await page.click("#run");
+  await state(page, "ready");
+};
 
 /** Dispatches counted at the calls into WebGPU, from outside the program. */
 const counted = (page) =>
   page.evaluate(
     () =>
       new Promise((resolve) => {
-        const channel = new BroadcastChannel("dispatches");
-        channel.onmessage = ({ data }) => typeof data === "number" && (channel.close(), resolve(data));
-        channel.postMessage("how many?");
+        const channel = new BroadcastChannel("counted");
+        channel.onmessage = ({ data }) => data.dispatches !== undefined && (channel.close(), resolve(data.dispatches));
+        channel.postMessage("how much?");
         setTimeout(() => (channel.close(), resolve(undefined)), 20_000);
       }),
   );
 
 export function pageTests(setting) {
-  for (const device of ["gpu", "cpu"]) {
-    test(`the page writes past three windows on the ${device}, stops, goes on, reloads`, async () => {
-      const { page, complaints } = await setting.browser.open(`${setting.server.url}/counted/?device=${device}&sinks=${SINKS}&window=${WINDOW}`);
-      await state(page, "ready");
-      assert.equal((await shown(page)).executor, device);
+  const open = (query) => setting.browser.open(`${setting.server.url}/site/${query}`);
 
-      await page.click("#start");
+  for (const device of ["gpu", "cpu"]) {
+    test(`the page writes by itself, past three memories on the ${device}; it pauses, goes on, reloads`, async () => {
+      const { page, complaints } = await setting.browser.open(`${setting.server.url}/counted/?device=${device}&sinks=${SINKS}&window=${WINDOW}`);
+      await state(page, "writing");
+      assert.equal((await shown(page)).executor, device);
       await past(page, 3 * (SINKS + WINDOW));
       const early = await shown(page);
       await past(page, Number(early.position) + 10);
-      await page.click("#stop");
-      await state(page, "ready");
+      await pause(page);
 
       const stopped = await shown(page);
       assert.ok(stopped.text.length > 100, "there is text");
@@ -53,37 +57,122 @@ export function pageTests(setting) {
         assert.equal(Number(stopped.dispatches), 0);
       }
       await new Promise((later) => setTimeout(later, 700));
-      assert.deepEqual(await shown(page), stopped, "nothing moves after Stop");
+      assert.deepEqual(await shown(page), stopped, "nothing moves while it is paused");
 
-      await page.click("#start");
+      await page.click("#run");
       await past(page, Number(stopped.position) + 5);
-      await page.click("#stop");
-      await state(page, "ready");
+      await pause(page);
       assert.ok((await shown(page)).text.startsWith(stopped.text), "it goes on where it stopped");
-
       await page.reload();
-      await state(page, "ready");
-      assert.equal((await shown(page)).position, "0");
-      await page.click("#start");
+      await state(page, "writing");
       await past(page, 20);
-      await page.click("#stop");
-      await state(page, "ready");
+      await pause(page);
       assert.deepEqual(complaints, []);
       await page.close();
     });
   }
 
-  test("the text on the page stays bounded", async () => {
-    const { page, complaints } = await setting.browser.open(`${setting.server.url}/site/?device=cpu&window=8`);
+  test("what the model sees is marked in the text, and what it has forgotten is not", async () => {
+    const { page, complaints } = await open(`?device=cpu&sinks=1&window=40&seed=3`);
+    await past(page, 200);
+    await page.keyboard.press("Escape");
     await state(page, "ready");
-    await page.evaluate(() => (document.querySelector("#prompt").value = "word ".repeat(2_500)));
-    await page.click("#start");
-    await past(page, 2_600);
-    await page.click("#stop");
-    await state(page, "ready");
-    const { text } = await shown(page);
-    assert.ok(text.length <= 8_000, `${text.length} characters`);
+    await new Promise((later) => setTimeout(later, 200)); // a frame
+    const seen = await page.evaluate(() => {
+      const text = document.querySelector("#text");
+      const marked = [...text.querySelectorAll("[data-age]")];
+      const letters = marked.map((node) => node.textContent).join("").length;
+      return { letters, all: text.textContent.length, ages: marked.map((node) => Number(node.dataset.age)), ends: text.textContent.endsWith(marked.at(-1).textContent) };
+    });
+    const position = Number((await shown(page)).position);
+    // 41 of so many tokens are marked, so about that share of the letters.
+    const share = (seen.letters / seen.all) * (position / 41);
+    assert.ok(share > 0.5 && share < 2, `${seen.letters} of ${seen.all} letters are marked, 41 of ${position} tokens seen`);
+    assert.deepEqual(seen.ages, seen.ages.toSorted((a, b) => b - a), "the newest come last");
+    assert.deepEqual([...new Set(seen.ages)], [3, 2, 1, 0], "in four steps");
+    assert.ok(seen.ends);
     assert.deepEqual(complaints, []);
+    await page.close();
+  });
+
+  test("words can be put into the text at any time", async () => {
+    const { page, complaints } = await open(`?device=cpu&window=60`);
+    await past(page, 30);
+    await page.type("#words", "Suddenly a dragon flew in.");
+    const before = Number((await shown(page)).position);
+    await page.keyboard.press("Enter");
+    await past(page, before + 20);
+    await pause(page);
+    const { text } = await shown(page);
+    const at = text.indexOf("Suddenly a dragon flew in.");
+    assert.ok(at > 0, `they are in the text: ${text}`);
+    assert.ok(text.length > at + 40, "and it goes on behind them");
+    const mine = await page.evaluate(() => [...document.querySelectorAll("#text .mine")].map((node) => node.textContent).join(""));
+    assert.match(mine, /Suddenly a dragon flew in\.$/);
+    assert.deepEqual(complaints, []);
+    await page.close();
+  });
+
+  test("the text on the page stays bounded", async () => {
+    const { page, complaints } = await open(`?device=cpu&window=8`);
+    await state(page, "writing");
+    await page.evaluate(() => (document.querySelector("#words").value = "word ".repeat(5_000)));
+    await page.click("#send");
+    await past(page, 5_000);
+    await pause(page);
+    await new Promise((later) => setTimeout(later, 200)); // a frame
+    const { text } = await shown(page);
+    const nodes = await page.evaluate(() => document.querySelectorAll("#text *").length);
+    assert.ok(text.length <= 4_000, `${text.length} characters`);
+    assert.ok(nodes <= 800, `${nodes} elements`);
+    assert.deepEqual(complaints, []);
+    await page.close();
+  });
+
+  test("another mode goes on with the same text; dense gets full and says so; the address shows the choice", async () => {
+    const { page, complaints } = await open(`?device=cpu&window=40`);
+    await past(page, 80);
+    await page.click("[value=window] + span");
+    await until(page, "window mode", () => location.search.includes("attention=window") && document.querySelector("main").dataset.state === "writing");
+    const { position, evicted } = await shown(page);
+    assert.ok(Number(position) > 80, "the text goes on");
+    assert.ok(Number(evicted) > 0, "its memory is full at once");
+    assert.match(await words(page, "#mode-words"), /dropped/);
+    await past(page, Number(position) + 20);
+
+    await page.evaluate(() => (document.querySelector("#sinks").value = "2"));
+    await page.click("[value=streaming] + span");
+    await until(page, "streaming mode", () => !location.search.includes("attention=") && document.querySelector("main").dataset.state === "writing");
+    await page.goto(`${setting.server.url}/site/?device=cpu&attention=dense&window=40`);
+    await state(page, "full");
+    assert.match(await words(page, "#notice"), /memory is full: it held all 40 tokens/);
+    assert.deepEqual(complaints, []);
+    await page.close();
+  });
+
+  test("a model of the visitor's own: chosen, from an address, or a clear error", async () => {
+    const { page, complaints } = await open(`?device=cpu&window=40`);
+    await past(page, 20);
+    await page.click("#choose");
+    await page.evaluate(async () => {
+      const model = await (await fetch("/models/streameval.gguf")).blob();
+      const files = new DataTransfer();
+      files.items.add(new File([model], "streameval.gguf"));
+      const input = document.querySelector("#file");
+      input.files = files.files;
+      input.dispatchEvent(new Event("change"));
+    });
+    await until(page, "the other model", () => /streameval/i.test(document.querySelector("#model").textContent) && document.querySelector("main").dataset.state === "writing");
+    await page.click("#choose");
+    await page.type("#address", `${setting.server.url}/models/missing.gguf`);
+    await page.click("#address-form button");
+    await state(page, "error").catch(() => {});
+    assert.match(await words(page, "#notice"), /could not be fetched: .*missing\.gguf.*404/s);
+    await page.click("#choose");
+    await page.click("#bundled");
+    await state(page, "writing");
+    assert.match(await words(page, "#model"), /sinkstream/);
+    assert.deepEqual(complaints.filter((text) => !/404/.test(text)), []);
     await page.close();
   });
 
@@ -91,29 +180,25 @@ export function pageTests(setting) {
     const browser = await launch(setting.name, { webgpu: false });
     try {
       const { page } = await browser.open(`${setting.server.url}/site/?window=${WINDOW}`);
-      await state(page, "ready");
+      await state(page, "writing");
       assert.equal((await shown(page)).executor, "cpu");
-      assert.match(await page.evaluate(() => document.querySelector("#notice").textContent), /runs on the CPU/);
-      await page.click("#start");
+      assert.match(await words(page, "#notice"), /runs on the CPU/);
       await past(page, 20);
-      await page.click("#stop");
-      await state(page, "ready");
-
       await page.goto(`${setting.server.url}/site/?device=gpu`);
       await state(page, "error");
-      assert.match(await page.evaluate(() => document.querySelector("#notice").textContent), /no GPU.*without \?device=gpu/s);
+      assert.match(await words(page, "#notice"), /no GPU.*without \?device=gpu/s);
     } finally {
       await browser.close();
     }
   });
 
   test("a wrong address is a clear error", async () => {
-    const { page } = await setting.browser.open(`${setting.server.url}/site/?window=none`);
+    const { page } = await open("?window=none");
     await state(page, "error");
-    assert.match(await page.evaluate(() => document.querySelector("#notice").textContent), /\?window=none.*whole number/);
+    assert.match(await words(page, "#notice"), /\?window=none.*whole number/);
     await page.goto(`${setting.server.url}/site/?device=cpu&model=missing.gguf`);
     await state(page, "error");
-    assert.match(await page.evaluate(() => document.querySelector("#notice").textContent), /missing\.gguf.*404/);
+    assert.match(await words(page, "#notice"), /missing\.gguf.*404/);
     await page.close();
   });
 }

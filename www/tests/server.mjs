@@ -32,19 +32,39 @@ const types = {
   ".json": "application/json",
 };
 
-/** Goes before the worker's script under `/counted/`: counts the real calls, and tells whoever asks. */
+/** Goes before the worker's script under `/counted/`: counts the real calls and bytes, and tells whoever asks. */
 const counter = `
+let [dispatches, gpu, memory] = [0, 0, undefined];
 const encoder = globalThis.GPUComputePassEncoder?.prototype;
 if (encoder) {
-  let dispatches = 0;
   const dispatch = encoder.dispatchWorkgroups;
   encoder.dispatchWorkgroups = function (...size) {
     dispatches += 1;
     return dispatch.apply(this, size);
   };
-  const channel = new BroadcastChannel("dispatches");
-  channel.onmessage = ({ data }) => data === "how many?" && channel.postMessage(dispatches);
+  const create = GPUDevice.prototype.createBuffer;
+  GPUDevice.prototype.createBuffer = function (descriptor) {
+    gpu += descriptor.size;
+    return create.call(this, descriptor);
+  };
+  const destroy = GPUBuffer.prototype.destroy;
+  const destroyed = new WeakSet();
+  GPUBuffer.prototype.destroy = function () {
+    if (!destroyed.has(this)) gpu -= this.size;
+    destroyed.add(this);
+    return destroy.call(this);
+  };
 }
+for (const name of ["instantiate", "instantiateStreaming"]) {
+  const instantiate = WebAssembly[name];
+  WebAssembly[name] = async (...given) => {
+    const made = await instantiate.apply(WebAssembly, given);
+    memory = (made.instance ?? made).exports.memory;
+    return made;
+  };
+}
+const channel = new BroadcastChannel("counted");
+channel.onmessage = ({ data }) => data === "how much?" && channel.postMessage({ dispatches, gpu, wasm: memory?.buffer.byteLength });
 `;
 
 /**

@@ -1,0 +1,232 @@
+// Who writes: an engine with one session, what it is told to do, one thing after the other, and the text that comes of it.
+
+import { Engine, type Attention, type Progress, type Session } from "sinkstream";
+import type { Choices } from "./settings.ts";
+import type { TextView } from "./text.ts";
+
+/** Where a model comes from: an address, or a file of the visitor's. */
+export type Source = string | Blob;
+
+/** `full`: a dense memory has no room left. */
+export type State = "loading" | "ready" | "writing" | "full" | "error";
+
+/** The perplexity shown is that of so many tokens. */
+const SURPRISES = 64;
+/** Milliseconds between two tokens for somebody who wants to read them. */
+const SLOW_MS = 90;
+/** Characters of a token, until it is known better. */
+const USUAL_LETTERS = 3.5;
+
+export interface Events {
+  onState: (state: State) => void;
+  onProgress: (progress: Progress) => void;
+  /** A model is loaded. */
+  onLoaded: (engine: Engine) => void;
+  /** Something may have to be drawn. */
+  onChange: () => void;
+  onError: (error: unknown) => void;
+}
+
+export class Writer {
+  readonly #view: TextView;
+  readonly #events: Events;
+  #engine: Engine | undefined;
+  #session: Session | undefined;
+  #choices: Choices | undefined;
+  /** Tokens of the text from before the present session. */
+  #before = 0;
+  #state: State = "loading";
+  /** Requests are worked off in order; of several loads only the last counts. */
+  #queue: Promise<unknown> = Promise.resolve();
+  #loads = 0;
+  #loading: AbortController | undefined;
+  #writing: AbortController | undefined;
+  #written: Promise<void> = Promise.resolve();
+  #surprises: number[] = [];
+  /** Slow enough to read along. */
+  isSlow = false;
+  /** Characters of the present session's text. */
+  #characters = 0;
+
+  constructor(view: TextView, events: Events) {
+    this.#view = view;
+    this.#events = events;
+  }
+
+  get state(): State {
+    return this.#state;
+  }
+
+  get engine(): Engine | undefined {
+    return this.#engine;
+  }
+
+  /** Tokens of the text so far. */
+  get position(): number {
+    return this.#before + this.sessionPosition;
+  }
+
+  /** Tokens of the session that writes now: the text may have begun in another. */
+  get sessionPosition(): number {
+    return this.#session?.position ?? 0;
+  }
+
+  /** Tokens that the model sees. */
+  get cached(): number {
+    return this.#session?.contextUsage ?? 0;
+  }
+
+  /** Tokens that the model could see. */
+  get room(): number {
+    return this.#session?.contextWindow ?? 1;
+  }
+
+  get attention(): Attention {
+    return this.#engine?.info.attention ?? "streaming";
+  }
+
+  /** e to the mean surprise, in nats, of the last tokens; undefined if nothing is known of it. */
+  get perplexity(): number | undefined {
+    if (this.#surprises.length === 0) return undefined;
+    return Math.exp(this.#surprises.reduce((sum, surprise) => sum + surprise, 0) / this.#surprises.length);
+  }
+
+  /** Loads a model. `goesOn`: with the end of the text that is there, in another mode; else the text begins anew. */
+  load(source: Source, choices: Choices, goesOn: boolean): void {
+    this.#loading?.abort();
+    const load = ++this.#loads;
+    const wasWriting = this.#state === "writing" || this.#state === "full" || (!goesOn && !choices.paused);
+    this.#do(async () => {
+      await this.#rest();
+      if (load !== this.#loads) return;
+      this.#set("loading");
+      const abort = (this.#loading = new AbortController());
+      const [position, letters] = [this.position, this.#letters()];
+      await this.#engine?.destroy();
+      [this.#engine, this.#session, this.#choices] = [undefined, undefined, choices];
+      try {
+        const { device, attention, sinks, window } = choices;
+        this.#engine = await Engine.load({ model: source, device, attention, sinks, window, signal: abort.signal, onProgress: this.#events.onProgress });
+      } catch (error) {
+        if (abort.signal.aborted) return;
+        throw error;
+      }
+      this.#events.onLoaded(this.#engine);
+      if (goesOn && position > 0) await this.#goOn(position, letters);
+      else await this.#begin();
+      this.#set("ready");
+      if (wasWriting) this.#write("");
+    });
+  }
+
+  /** A new text. */
+  restart(): void {
+    this.#do(async () => {
+      await this.#rest();
+      await this.#begin();
+      this.#set("ready");
+      this.#write("");
+    });
+  }
+
+  /** Puts the reader's words into the text and goes on from there; no words: just goes on. */
+  write(words: string): void {
+    this.#do(async () => {
+      await this.#rest();
+      this.#write(words);
+    });
+  }
+
+  pause(): void {
+    this.#do(() => this.#rest());
+  }
+
+  #do(work: () => Promise<void>): void {
+    this.#queue = this.#queue.then(work).catch((error: unknown) => this.#fail(error));
+  }
+
+  #set(state: State): void {
+    this.#state = state;
+    this.#events.onState(state);
+    this.#events.onChange();
+  }
+
+  #fail(error: unknown): void {
+    if (error instanceof RangeError && /cache full/.test(error.message)) return this.#set("full");
+    this.#set("error");
+    this.#events.onError(error);
+  }
+
+  async #rest(): Promise<void> {
+    this.#writing?.abort();
+    await this.#written;
+  }
+
+  async #begin(): Promise<void> {
+    if (!this.#engine) return;
+    this.#session?.destroy();
+    this.#session = await this.#engine.createSession();
+    this.#before = 0;
+    this.#surprises = [];
+    this.#characters = 0;
+    this.#view.clear();
+    const prompt = this.#choices?.prompt;
+    if (prompt) {
+      await this.#session.append(prompt);
+      this.#characters = prompt.length;
+      this.#view.appendWords(prompt, 0, this.position, "reader");
+    }
+  }
+
+  /** Letters of a token of the present text. */
+  #letters(): number {
+    const position = this.sessionPosition;
+    return position < 50 ? USUAL_LETTERS : this.#characters / position;
+  }
+
+  /** Gives the model the end of the text again: as much as it can see, and a little more, so that its memory is as it was. */
+  async #goOn(position: number, letters: number): Promise<void> {
+    this.#session = await this.#engine!.createSession();
+    const tokens = this.attention === "dense" ? Math.min(256, this.room / 2) : 1.1 * this.room + 8;
+    const end = this.#view.tail(Math.ceil(tokens * letters));
+    const given = end.slice(end.search(/\s/) + 1);
+    await this.#session.append(given);
+    this.#characters = given.length;
+    this.#before = Math.max(0, position - this.#session.position);
+    this.#view.restart(given, this.#before, this.position);
+  }
+
+  #write(words: string): void {
+    const session = this.#session;
+    if (!session || this.#state === "loading") return;
+    const abort = (this.#writing = new AbortController());
+    this.#set("writing");
+    this.#written = this.#run(session, words, abort.signal).then(
+      () => this.#set("ready"),
+      (error: unknown) => (abort.signal.aborted ? this.#set("ready") : this.#fail(error)),
+    );
+  }
+
+  async #run(session: Session, words: string, signal: AbortSignal): Promise<void> {
+    if (words !== "") {
+      const begin = this.position;
+      const text = begin > 0 && !/\s$/.test(this.#view.tail(1)) && !/^\s/.test(words) ? ` ${words}` : words;
+      await session.append(text);
+      this.#characters += text.length;
+      this.#view.appendWords(text, begin, this.position, "reader");
+    }
+    const { temperature, seed } = this.#choices ?? {};
+    for await (const piece of session.promptStreaming("", { signal, temperature, seed })) {
+      this.#view.append(piece, this.position, "model");
+      this.#characters += piece.length;
+      this.#events.onChange();
+      if (this.isSlow) await new Promise((later) => setTimeout(later, SLOW_MS));
+      if (document.hidden) await shown();
+    }
+  }
+}
+
+/** Until somebody looks at the page again: a text that nobody sees is not worth the power. */
+function shown(): Promise<void> {
+  return new Promise((resolve) => document.addEventListener("visibilitychange", () => resolve(), { once: true }));
+}

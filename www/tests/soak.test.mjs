@@ -1,0 +1,81 @@
+// The page, left open: nothing may grow, and nothing may hold up the page. SOAK_MINUTES says for how long (2 if not said),
+// SOAK_DEVICE where it runs (cpu if not said: SwiftShader is slow).
+//
+// Everything is measured from outside: JavaScript heap and document through Chromium's DevTools, after a collection;
+// WebAssembly memory and GPU buffers by a wrapper around the browser's own calls (server.mjs); long tasks by the browser.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { launchChromium, until } from "./browsers.mjs";
+import { serve } from "./server.mjs";
+
+const MINUTES = Number(process.env.SOAK_MINUTES ?? 2);
+const DEVICE = process.env.SOAK_DEVICE ?? "cpu";
+/** Before that the window fills, lines grow to their full length, and code is compiled. Part of the whole time. */
+const WARM_UP = 0.3;
+const TIMES = 8;
+const FLAT = 1.02;
+/** Longest task on the main thread, in milliseconds. */
+const LONG_MS = 50;
+
+async function measure(page, devtools) {
+  for (let n = 0; n < 2; n++) await devtools.send("HeapProfiler.collectGarbage");
+  const heap = await devtools.send("Runtime.getHeapUsage");
+  const counters = await devtools.send("Memory.getDOMCounters");
+  const inside = await page.evaluate(() => window.counted());
+  const { position, evicted } = await page.evaluate(() => ({ ...document.querySelector("main").dataset }));
+  return { position: Number(position), evicted: Number(evicted), heap: heap.usedSize, nodes: counters.nodes, listeners: counters.jsEventListeners, ...inside };
+}
+
+test(`the page stays flat for ${MINUTES} minutes on the ${DEVICE}`, { timeout: MINUTES * 60_000 + 300_000 }, async (context) => {
+  const server = await serve();
+  const browser = await launchChromium();
+  try {
+    const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+    const complaints = [];
+    page.on("pageerror", (error) => complaints.push(String(error)));
+    await page.addInitScript(() => {
+      window.longTasks = [];
+      new PerformanceObserver((list) => {
+        for (const { startTime, duration } of list.getEntries()) window.longTasks.push({ startTime, duration });
+      }).observe({ type: "longtask", buffered: true });
+      const channel = new BroadcastChannel("counted");
+      window.counted = () =>
+        new Promise((resolve) => {
+          channel.onmessage = ({ data }) => resolve(data);
+          channel.postMessage("how much?");
+        });
+    });
+    await page.goto(`${server.url}/counted/?device=${DEVICE}&window=126&seed=1`);
+    const devtools = await page.context().newCDPSession(page);
+    await until(page, "the page writes", () => document.querySelector("main").dataset.state === "writing");
+    const [whole, warm] = [MINUTES * 60_000, MINUTES * 60_000 * WARM_UP];
+    await page.waitForTimeout(warm);
+    const seen = [];
+    for (let n = 0; n < TIMES; n++) {
+      seen.push(await measure(page, devtools));
+      context.diagnostic(JSON.stringify(seen.at(-1)));
+      // A collection holds the page up, which is no fault of the page: tasks count from after it to before the next.
+      const begin = await page.evaluate(() => ((window.longTasks.length = 0), performance.now()));
+      await page.waitForTimeout((whole - warm) / TIMES);
+      const long = await page.evaluate(() => window.longTasks);
+      assert.deepEqual(long.filter(({ startTime, duration }) => startTime > begin && duration > LONG_MS), [], "long tasks on the main thread");
+    }
+    seen.push(await measure(page, devtools));
+
+    assert.deepEqual(complaints, []);
+    assert.ok(seen.at(-1).position > seen[0].position + 100 && seen[0].evicted > 0, "it went on, and past its memory");
+    for (const what of ["heap", "nodes", "listeners", "wasm", "gpu"]) {
+      const values = seen.map((one) => one[what]);
+      // The document breathes with the length of words and lines: means of the first and the last half.
+      const mean = (some) => some.reduce((sum, value) => sum + value, 0) / some.length;
+      const half = Math.floor(values.length / 2);
+      const growth = mean(values.slice(-half)) / Math.max(mean(values.slice(0, half)), 1);
+      context.diagnostic(`${what}: × ${growth.toFixed(4)}, ${values[0]} → ${values.at(-1)}`);
+      assert.ok(growth <= FLAT, `${what} grows: ${values}`);
+    }
+  } finally {
+    await browser.close();
+    await server.close();
+  }
+});
