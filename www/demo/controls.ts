@@ -7,6 +7,9 @@ import type { Choices } from "./settings.ts";
 /** Tokens in memory that the slider goes through, as far as the model was trained for them. */
 const SIZES = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192];
 
+/** Tokens that the model was trained to see at once. */
+const TRAINED = 1024;
+
 const $ = <E extends HTMLElement>(id: string): E => document.querySelector<E>(`#${id}`)!;
 const radios = [...document.querySelectorAll<HTMLInputElement>("input[name=attention]")];
 const [sinks, room] = [$<HTMLInputElement>("sinks"), $<HTMLInputElement>("window")];
@@ -14,6 +17,11 @@ const [sinks, room] = [$<HTMLInputElement>("sinks"), $<HTMLInputElement>("window
 let sizes = SIZES;
 /** What the sliders stand for in the modes that have no use for them. */
 let streaming = { sinks: 1, room: 128 };
+
+/** Most tokens that are in memory at once: those pinned, those before the newest, and the newest itself. */
+export function capacityOf({ attention, sinks, window }: Info): number {
+  return attention === "dense" ? window : sinks + window + 1;
+}
 
 /** Tells `change` what was chosen anew. */
 export function offerModes(change: (chosen: Pick<Choices, "attention" | "sinks" | "window">) => void): void {
@@ -40,10 +48,10 @@ function showValues(): void {
 /** Sets the controls to what runs, and says what that means. */
 export function showMode(info: Info, isBundled: boolean): void {
   const { attention } = info;
-  const capacity = info.sinks + info.window + 1;
+  const capacity = capacityOf(info);
   if (attention === "streaming") streaming = { sinks: info.sinks, room: capacity };
   for (const radio of radios) radio.checked = radio.value === attention;
-  sizes = [...new Set([...SIZES.filter((size) => size <= (info.context_length ?? 1024)), streaming.room])].sort((a, b) => a - b);
+  sizes = [...new Set([...SIZES.filter((size) => size <= (TRAINED)), streaming.room])].sort((a, b) => a - b);
   sinks.disabled = attention !== "streaming";
   room.disabled = attention === "dense";
   sinks.value = String(streaming.sinks);
@@ -52,7 +60,16 @@ export function showMode(info: Info, isBundled: boolean): void {
   room.setAttribute("aria-valuetext", `${number(streaming.room)} tokens`);
   showValues();
   sayWhatIsSeen(info, capacity);
+  $("pinned").dataset.attention = attention === "streaming" && info.sinks === 0 ? "window" : attention;
+  $("pinned-text").textContent = pinnedWords(info);
   $("mode-words").textContent = wordsFor(info, isBundled);
+}
+
+/** The line above the text. */
+function pinnedWords({ attention, sinks, window }: Info): string {
+  if (attention === "dense") return `Kept: everything, in a memory for ${number(window)} tokens`;
+  if (attention === "window" || sinks === 0) return "Dropped: the first tokens, like all others that have become too old";
+  return sinks === 1 ? "Pinned: the first token, which only says that a text begins" : `Pinned: the first ${number(sinks)} tokens`;
 }
 
 /** The sentence at the top of the page. */
@@ -74,9 +91,9 @@ function sayWhatIsSeen(info: Info, capacity: number): void {
   rest.replaceChildren(". ", forgotten, pins ? ", so it can go on for ever." : ", its very first token too.");
 }
 
-function wordsFor({ attention, sinks, context_length = 1024 }: Info, isBundled: boolean): string {
+function wordsFor({ attention, sinks }: Info, isBundled: boolean): string {
   if (attention === "dense") {
-    return `What most programs do: keep everything. Beyond the ${number(context_length)} tokens that this model was trained on its text decays, and then the memory is full.`;
+    return `What most programs do: keep everything. Beyond the ${number(TRAINED)} tokens that this model was trained on its text decays, and then the memory is full.`;
   }
   if (attention === "streaming" && sinks > 0) {
     return "The first tokens are where attention rests when it has nothing to look for. Pinned, they keep the text together for as long as you like. Switch to Window to see it fall apart without them.";

@@ -69,13 +69,10 @@ function onProgress({ phase, loaded, total }: Progress): void {
 function onLoaded(): void {
   const { info } = writer.engine!;
   main.dataset.executor = info.executor;
+  main.dataset.attention = info.attention;
   showMode(info, source === bundledModel);
   meters.reset(info);
   notice(hint());
-  const pinned = $("pinned");
-  pinned.hidden = info.attention !== "streaming" || info.sinks === 0;
-  $("pinned-text").textContent =
-    info.sinks === 1 ? "Pinned: the first token, which only says that a text begins" : `Pinned: the first ${number(info.sinks)} tokens`;
 }
 
 function onError(error: unknown): void {

@@ -1,9 +1,10 @@
 // The numbers beside the text, and what they have been: drawn at most once a frame, measured twice a second.
 
 import type { Info } from "sinkstream";
+import { capacityOf } from "./controls.ts";
 import { RecentHistory, WholeHistory, drawRecent, drawWhole } from "./history.ts";
 import { few, number, size } from "./plain.ts";
-import { Ring } from "./ring.ts";
+import { Ring, type Memory } from "./ring.ts";
 import type { Writer } from "./writer.ts";
 
 const MEASURE_MS = 500;
@@ -56,9 +57,9 @@ export class Meters {
     if (engine) this.#ring.draw(this.#seen(engine.info));
   }
 
-  #seen({ sinks, window }: Info): { position: number; sinks: number; window: number } {
+  #seen(info: Info): Memory {
     // The session's own position: the text may have begun in another one.
-    return { position: this.#writer.sessionPosition, sinks, window };
+    return { position: this.#writer.sessionPosition, sinks: info.sinks, capacity: capacityOf(info) };
   }
 
   #measure(): void {
@@ -69,7 +70,7 @@ export class Meters {
     this.#memory.push(bytes);
     $("memory").textContent = size(bytes);
     drawWhole($("memory-line"), this.#memory, `Memory since the beginning: it is ${size(bytes)}.`);
-    const token = info.kv_bytes / (info.sinks + info.window + 1);
+    const token = info.kv_bytes / capacityOf(info);
     $("growing").textContent =
       attention === "dense"
         ? `All of it is set aside for ${number(info.window)} tokens. Then it is full.`

@@ -5,9 +5,10 @@
 export interface Memory {
   /** Tokens of the stream so far. */
   position: number;
+  /** First tokens that are pinned. */
   sinks: number;
-  /** Tokens that stay besides them, the newest not counted. */
-  window: number;
+  /** Most tokens that are in memory at once. */
+  capacity: number;
 }
 
 /** Most cells that can be told apart; with more slots each stands for several. */
@@ -53,7 +54,7 @@ export class Ring {
 
   draw(memory: Memory): void {
     this.#last = memory;
-    const { position, sinks, window } = memory;
+    const { position, sinks, capacity } = memory;
     const context = this.#context;
     const scale = (this.#size * devicePixelRatio) / 200;
     context.setTransform(scale, 0, 0, scale, 0, 0);
@@ -61,11 +62,11 @@ export class Ring {
     context.translate(100, 100);
     context.rotate(-TURN / 4);
 
-    const pinnedShare = sinks === 0 ? 0 : Math.max(LEAST_PINNED * Math.min(sinks, 4), sinks / (sinks + window + 1));
+    const pinnedShare = sinks === 0 ? 0 : Math.max(LEAST_PINNED * Math.min(sinks, 4), sinks / capacity);
     this.#drawPinned(pinnedShare, sinks, position);
-    this.#drawNewest(pinnedShare === 0 ? 0 : pinnedShare / 2 + GAP, position - sinks, window + 1);
+    this.#drawNewest(pinnedShare === 0 ? 0 : pinnedShare / 2 + GAP, position - sinks, capacity - sinks);
     context.setTransform(scale, 0, 0, scale, 0, 0);
-    this.#drawWords(Math.min(position, sinks + window + 1), sinks + window + 1);
+    this.#drawWords(Math.min(position, capacity), capacity);
   }
 
   /** Pinned cells stand out on both sides of the ring. */
@@ -129,8 +130,7 @@ export class Ring {
   }
 
   /** The same in words. */
-  describe({ position, sinks, window }: Memory): void {
-    const capacity = sinks + window + 1;
+  describe({ position, sinks, capacity }: Memory): void {
     const cached = Math.min(position, capacity);
     const pinned = sinks === 0 ? "none is pinned" : `the first ${sinks === 1 ? "is" : `${sinks} are`} pinned`;
     this.#canvas.setAttribute("aria-label", `${cached} of ${capacity} tokens are in memory; ${pinned}; ${position - cached} are forgotten.`);

@@ -8,8 +8,9 @@ const FORGOTTEN_SHOWN = 3_000;
 const SEEN_SHOWN = 20_000;
 /** How far beyond that it grows before the oldest are dropped. */
 const SLACK = 500;
-/** Characters of the stream itself that are kept, to go on with in another mode. */
-const KEPT = 24_000;
+/** The end of the stream itself is kept, to go on with in another mode: so many parts of so many pieces. */
+const PARTS = 24;
+const PART_PIECES = 256;
 /** Steps of age that are told apart. */
 const AGES = 4;
 
@@ -24,7 +25,9 @@ export class TextView {
   readonly #box: HTMLElement;
   /** Whether single line breaks are taken as those of a printed page, not of the text. */
   readonly #flows: () => boolean;
-  #raw = "";
+  /** The newest pieces, and before them parts made of such: a text that is added to piece by piece is a tree of all pieces. */
+  #pieces: string[] = [];
+  #parts: string[] = [];
   #waiting: { text: string; end: number; voice: Voice }[] = [];
   #seen: Segment[] = [];
   /** `#edges[n]`: the oldest of `#seen` that is younger than n quarters of the memory; the last edge ends what is seen. */
@@ -47,13 +50,16 @@ export class TextView {
 
   /** The end of the stream's text, as it is. */
   tail(characters: number): string {
-    return this.#raw.slice(-characters);
+    return (this.#parts.join("") + this.#pieces.join("")).slice(-characters);
   }
 
   /** The stream's text goes on; `end` is its position then. It is shown at the next `draw`. */
   append(text: string, end: number, voice: Voice): void {
-    this.#raw += text;
-    if (this.#raw.length > 2 * KEPT) this.#raw = this.#raw.slice(-KEPT);
+    if (this.#pieces.push(text) >= PART_PIECES) {
+      this.#parts.push(this.#pieces.join(""));
+      this.#pieces = [];
+      if (this.#parts.length > PARTS) this.#parts.shift();
+    }
     const last = this.#waiting.at(-1);
     if (last?.voice === voice) {
       last.text += text;
@@ -76,14 +82,15 @@ export class TextView {
 
   /** Begins anew with the end of what was there: the model was given its last characters again, as `begin` to `end`. */
   restart(given: string, begin: number, end: number): void {
-    const before = this.#raw.slice(0, this.#raw.length - given.length).slice(-FORGOTTEN_SHOWN);
+    const before = this.tail(given.length + FORGOTTEN_SHOWN).slice(0, -given.length || undefined);
     this.clear();
     if (before) this.appendWords(before, begin, begin, "model");
     if (given) this.appendWords(given, begin, end, "model");
   }
 
   clear(): void {
-    this.#raw = "";
+    this.#pieces = [];
+    this.#parts = [];
     this.#waiting = [];
     this.#seen = [];
     this.#edges.fill(0);
@@ -96,9 +103,10 @@ export class TextView {
   /** Shows what has come, and marks what the model still sees: the last `cached` tokens of `position`, of `room` at most. */
   draw(position: number, cached: number, room: number): void {
     this.#show();
-    for (let age = 1; age <= AGES; age++) {
+    let edge = 0;
+    for (let age = AGES; age > 0; age--) {
       const end = age === AGES ? position - cached : position - (age * room) / AGES;
-      let edge = this.#edges[age]!;
+      edge = Math.max(edge, this.#edges[age]!);
       for (; edge < this.#seen.length && this.#seen[edge]!.end <= end; edge++) {
         if (age === AGES) this.#forget(this.#seen[edge]!.node);
         else this.#seen[edge]!.node.dataset.age = String(age);

@@ -10,8 +10,6 @@ export type Source = string | Blob;
 /** `full`: a dense memory has no room left. */
 export type State = "loading" | "ready" | "writing" | "full" | "error";
 
-/** The perplexity shown is that of so many tokens. */
-const SURPRISES = 64;
 /** Milliseconds between two tokens for somebody who wants to read them. */
 const SLOW_MS = 90;
 /** Characters of a token, until it is known better. */

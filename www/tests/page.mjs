@@ -133,7 +133,8 @@ export function pageTests(setting) {
     const { page, complaints } = await open(`?device=cpu&window=40`);
     await past(page, 80);
     await page.click("[value=window] + span");
-    await until(page, "window mode", () => location.search.includes("attention=window") && document.querySelector("main").dataset.state === "writing");
+    await until(page, "window mode", () => document.querySelector("main").dataset.attention === "window" && document.querySelector("main").dataset.state === "writing");
+    assert.ok((await page.evaluate(() => location.search)).includes("attention=window"));
     const { position, evicted } = await shown(page);
     assert.ok(Number(position) > 80, "the text goes on");
     assert.ok(Number(evicted) > 0, "its memory is full at once");
@@ -142,7 +143,8 @@ export function pageTests(setting) {
 
     await page.evaluate(() => (document.querySelector("#sinks").value = "2"));
     await page.click("[value=streaming] + span");
-    await until(page, "streaming mode", () => !location.search.includes("attention=") && document.querySelector("main").dataset.state === "writing");
+    await until(page, "streaming mode", () => document.querySelector("main").dataset.attention === "streaming" && document.querySelector("main").dataset.state === "writing");
+    assert.ok((await page.evaluate(() => location.search)).includes("sinks=2"));
     await page.goto(`${setting.server.url}/site/?device=cpu&attention=dense&window=40`);
     await state(page, "full");
     assert.match(await words(page, "#notice"), /memory is full: it held all 40 tokens/);

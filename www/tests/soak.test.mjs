@@ -13,10 +13,16 @@ const MINUTES = Number(process.env.SOAK_MINUTES ?? 2);
 const DEVICE = process.env.SOAK_DEVICE ?? "cpu";
 /** Before that the window fills, lines grow to their full length, and code is compiled. Part of the whole time. */
 const WARM_UP = 0.3;
-const TIMES = 8;
-const FLAT = 1.02;
+const TIMES = Math.max(8, Math.round(2 * MINUTES));
+/** The mean of the last half of the measurements over that of the first. */
+const MOST_GROWTH = { heap: 1.02, wasm: 1.02, gpu: 1.02 };
+/** The document breathes with the length of paragraphs and words, within this. */
+const MOST_NODES = 2_500;
+const MOST_LISTENERS = 40;
 /** Longest task on the main thread, in milliseconds. */
 const LONG_MS = 50;
+/** A busy machine stalls every program now and then; what the page itself takes too long for comes again and again. */
+const MOST_STALLED = 0.25;
 
 async function measure(page, devtools) {
   for (let n = 0; n < 2; n++) await devtools.send("HeapProfiler.collectGarbage");
@@ -51,7 +57,7 @@ test(`the page stays flat for ${MINUTES} minutes on the ${DEVICE}`, { timeout: M
     await until(page, "the page writes", () => document.querySelector("main").dataset.state === "writing");
     const [whole, warm] = [MINUTES * 60_000, MINUTES * 60_000 * WARM_UP];
     await page.waitForTimeout(warm);
-    const seen = [];
+    const [seen, stalls] = [[], []];
     for (let n = 0; n < TIMES; n++) {
       seen.push(await measure(page, devtools));
       context.diagnostic(JSON.stringify(seen.at(-1)));
@@ -59,20 +65,23 @@ test(`the page stays flat for ${MINUTES} minutes on the ${DEVICE}`, { timeout: M
       const begin = await page.evaluate(() => ((window.longTasks.length = 0), performance.now()));
       await page.waitForTimeout((whole - warm) / TIMES);
       const long = await page.evaluate(() => window.longTasks);
-      assert.deepEqual(long.filter(({ startTime, duration }) => startTime > begin && duration > LONG_MS), [], "long tasks on the main thread");
+      const times = long.filter(({ startTime, duration }) => startTime > begin && duration > LONG_MS).map(({ duration }) => Math.round(duration));
+      if (times.length > 0) stalls.push(times);
     }
+    context.diagnostic(`tasks of more than ${LONG_MS} ms, in ${stalls.length} of ${TIMES} spans: ${JSON.stringify(stalls)}`);
     seen.push(await measure(page, devtools));
 
     assert.deepEqual(complaints, []);
     assert.ok(seen.at(-1).position > seen[0].position + 100 && seen[0].evicted > 0, "it went on, and past its memory");
-    for (const what of ["heap", "nodes", "listeners", "wasm", "gpu"]) {
+    assert.ok(stalls.length <= MOST_STALLED * TIMES, `long tasks on the main thread: ${JSON.stringify(stalls)} ms`);
+    for (const { nodes, listeners } of seen) assert.ok(nodes <= MOST_NODES && listeners <= MOST_LISTENERS, `${nodes} nodes, ${listeners} listeners`);
+    const mean = (some) => some.reduce((sum, value) => sum + value, 0) / some.length;
+    for (const [what, most] of Object.entries(MOST_GROWTH)) {
       const values = seen.map((one) => one[what]);
-      // The document breathes with the length of words and lines: means of the first and the last half.
-      const mean = (some) => some.reduce((sum, value) => sum + value, 0) / some.length;
       const half = Math.floor(values.length / 2);
       const growth = mean(values.slice(-half)) / Math.max(mean(values.slice(0, half)), 1);
       context.diagnostic(`${what}: × ${growth.toFixed(4)}, ${values[0]} → ${values.at(-1)}`);
-      assert.ok(growth <= FLAT, `${what} grows: ${values}`);
+      assert.ok(growth <= most, `${what} grows: ${values}`);
     }
   } finally {
     await browser.close();
