@@ -1,6 +1,6 @@
 # Each target installs what it needs and is missing, and nothing else.
 
-.PHONY: demo test bench lint evidence evidence-4m
+.PHONY: demo test bench lint soak evidence evidence-4m
 
 # Builds the page and serves it on this machine: open the address that it prints.
 demo:
@@ -11,6 +11,11 @@ demo:
 test:
 	scripts/setup.sh test
 	node scripts/test.mjs
+
+# The page, left open for half an hour in Chromium: nothing may grow. SOAK_MINUTES for as long as you like, SOAK_DEVICE=gpu.
+soak:
+	scripts/setup.sh test
+	cd www && npm run build && SOAK_MINUTES=$${SOAK_MINUTES:-30} npm run test:soak
 
 bench:
 	cargo bench

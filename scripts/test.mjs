@@ -1,6 +1,6 @@
 // Runs every check, then says what passed where. A row in which nothing passed is a failure.
 //
-//   node scripts/test.mjs [STEP…]     all steps, or those whose names begin so: fmt clippy native mutants web tint chromium firefox
+//   node scripts/test.mjs [STEP…]     all steps, or those whose names begin so: fmt clippy native mutants web tint chromium soak firefox
 //
 // The last line is `N passed, N failed, N skipped`, over all rows.
 
@@ -103,6 +103,7 @@ const steps = {
     if (built) await check("rules", process.execPath, ["node_modules/typescript/bin/tsc", "--project", "demo"], join(root, "www"));
   },
   chromium: () => nodeTest("Chromium", "tests/chromium.test.mjs"),
+  soak: () => nodeTest("Chromium", "tests/soak.test.mjs"),
   firefox: () => nodeTest("Firefox", "tests/firefox.test.mjs"),
 };
 

@@ -141,10 +141,15 @@ export function pageTests(setting) {
     assert.match(await words(page, "#mode-words"), /dropped/);
     await past(page, Number(position) + 20);
 
-    await page.evaluate(() => (document.querySelector("#sinks").value = "2"));
     await page.click("[value=streaming] + span");
     await until(page, "streaming mode", () => document.querySelector("main").dataset.attention === "streaming" && document.querySelector("main").dataset.state === "writing");
-    assert.ok((await page.evaluate(() => location.search)).includes("sinks=2"));
+    await page.evaluate(() => {
+      const sinks = document.querySelector("#sinks");
+      sinks.value = "2";
+      sinks.dispatchEvent(new Event("change"));
+    });
+    await until(page, "two sinks", () => location.search.includes("sinks=2") && document.querySelector("#pinned-text").textContent.includes("first 2 tokens"));
+    await state(page, "writing");
     await page.goto(`${setting.server.url}/site/?device=cpu&attention=dense&window=40`);
     await state(page, "full");
     assert.match(await words(page, "#notice"), /memory is full: it held all 40 tokens/);

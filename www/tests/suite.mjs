@@ -4,6 +4,7 @@ import { after, before, describe } from "node:test";
 import { launch } from "./browsers.mjs";
 import { checkTests } from "./checks.mjs";
 import { packageTests } from "./package.mjs";
+import { pageLooksTests } from "./page-looks.mjs";
 import { pageTests } from "./page.mjs";
 import { serve } from "./server.mjs";
 
@@ -22,5 +23,6 @@ export function suite(name) {
     checkTests(setting);
     packageTests(setting);
     pageTests(setting);
+    pageLooksTests(setting);
   });
 }
