@@ -1,9 +1,9 @@
-// Chooses the next token of column 0 and moves the column on, so that the next step needs no host.
+// Chooses the next token of every column and moves the column on, so that the next step needs no host.
 //
 // In llama.cpp's order: repetition penalty, top-k, top-p, min-p, temperature. The choice is the Gumbel-max trick (Gumbel
 // 1954; Maddison et al., arXiv 1411.0030): argmax(logit / temperature - log(-log u)), u a hash of (seed, position, id).
 // top-k and top-p work on the 256 most likely tokens, found by a radix select on (logit, id), exact also among equals.
-// Grid: (1, 1). Twin: src/kernels/sample.rs.
+// Grid: (1, columns). Twin: src/kernels/sample.rs.
 
 struct Params {
     vocab_size: u32, // logits of a column; at most 2^24
@@ -19,19 +19,21 @@ struct Settings {
     repeat_penalty: f32, // divides positive, multiplies negative logits of recent tokens; 1: none
     repeat_last_n: u32,  // how many recent tokens; at most 1024
     seed: u32,
-    pad: u32,
+    wanted: u32,         // 0: nothing, the column is not in use; 1: a token; 2: its log-probability too
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<uniform> settings: Settings;
-@group(0) @binding(2) var<storage, read_write> columns: Columns; // [512] columns, of which the first moves on
-@group(0) @binding(3) var<storage, read_write> logits: array<f32>; // [vocab_size], f32; penalties are applied in place
-@group(0) @binding(4) var<storage, read_write> recent: array<u32>; // [1 + 1024]: tokens ever written, then token n at 1 + n % 1024
-@group(0) @binding(5) var<storage, read_write> ids: array<u32>; // [1 + burst]: tokens chosen, then they
+@group(0) @binding(1) var<uniform> settings: array<Settings, 512>; // [column]: a uniform, so that barriers may depend on it
+@group(0) @binding(2) var<storage, read_write> columns: Columns; // [512] columns, which move on
+@group(0) @binding(3) var<storage, read_write> logits: array<f32>; // [column][stride], f32; penalties are applied in place
+@group(0) @binding(4) var<storage, read_write> recent: array<u32>; // [lane][1 + 1024]: tokens ever written, then token n at 1 + n % 1024
+@group(0) @binding(5) var<storage, read_write> ids: array<u32>; // [lane][64]: chosen at position p: word p % 64
+@group(0) @binding(6) var<storage, read_write> logprobs: array<f32>; // [lane][64]: natural logarithms of their probabilities
 
 const WORKGROUP: u32 = 256u; // one workgroup has the whole vocabulary: as wide as a default device takes
 const MAX_CANDIDATES: u32 = 256u;
 const MAX_RECENT: u32 = 1024u;
+const MAX_AHEAD: u32 = 64u; // chosen tokens of a lane that are kept for the host
 const ROOM: u32 = 512u; // entries that are sorted at once: 256 and as many that tie with them or nearly so
 const MAX_ID: u32 = 0xffffffu;
 const LOWEST: f32 = -3e38;
@@ -46,6 +48,8 @@ var<workgroup> chosen: vec3<u32>; // a digit's value, entries above it, entries 
 var<workgroup> found: atomic<u32>; // entries of `room` in use
 var<workgroup> room: array<vec2<u32>, 512>; // ranks of the candidates
 var<workgroup> kept: u32; // candidates in the nucleus
+var<private> first_logit: u32;  // of the column
+var<private> first_recent: u32; // of the lane
 
 // A value and its place in the order in which equals are preferred.
 struct Best {
@@ -91,15 +95,15 @@ fn mix_bits(value: u32) -> u32 {
 }
 
 // logit / temperature + standard Gumbel noise. 23 bits and a half: u is exact in f32, never 0 or 1.
-fn noisy(id: u32, logit: f32, position: u32) -> f32 {
-    let hash = mix_bits(mix_bits(mix_bits(settings.seed) ^ position) ^ id);
+fn noisy(column: u32, id: u32, logit: f32, position: u32) -> f32 {
+    let hash = mix_bits(mix_bits(mix_bits(settings[column].seed) ^ position) ^ id);
     let uniform_number = (f32(hash >> 9u) + 0.5) / 8388608.0;
-    return logit / settings.temperature - log(-log(uniform_number));
+    return logit / settings[column].temperature - log(-log(uniform_number));
 }
 
 // What candidates are sorted by, largest first: bits that order like the logit, then the lower id. -0 counts as 0.
 fn rank(id: u32) -> vec2<u32> {
-    let bits = bitcast<u32>(logits[id]);
+    let bits = bitcast<u32>(logits[first_logit + id]);
     let key = select(bits ^ select(0x80000000u, 0xffffffffu, bits >= 0x80000000u), 0x80000000u, bits == 0x80000000u);
     return vec2<u32>(key, MAX_ID - id);
 }
@@ -113,18 +117,19 @@ fn is_before(a: vec2<u32>, b: vec2<u32>) -> bool {
 }
 
 // Lowers the logits of the last `repeat_last_n` tokens, each once.
-fn penalise(invocation: u32) {
-    let count = recent[0];
-    let first = count - min(count, settings.repeat_last_n);
+fn penalise(column: u32, invocation: u32) {
+    let count = recent[first_recent];
+    let first = count - min(count, settings[column].repeat_last_n);
     for (var n = first + invocation; n < count; n += WORKGROUP) {
-        let id = recent[1u + n % MAX_RECENT];
+        let id = recent[first_recent + 1u + n % MAX_RECENT];
         var is_first = true;
         for (var earlier = first; earlier < n; earlier++) {
-            is_first = is_first && recent[1u + earlier % MAX_RECENT] != id;
+            is_first = is_first && recent[first_recent + 1u + earlier % MAX_RECENT] != id;
         }
         if (is_first && id < params.vocab_size) {
-            let logit = logits[id];
-            logits[id] = select(logit * settings.repeat_penalty, logit / settings.repeat_penalty, logit > 0.0);
+            let logit = logits[first_logit + id];
+            let penalty = settings[column].repeat_penalty;
+            logits[first_logit + id] = select(logit * penalty, logit / penalty, logit > 0.0);
         }
     }
 }
@@ -211,8 +216,8 @@ fn sort_most_likely(count: u32, invocation: u32) {
 }
 
 // Of `count` sorted candidates: how many until their probabilities, among all candidates, reach top_p; at least one.
-fn nucleus(count: u32, highest: f32, invocation: u32) -> u32 {
-    if (settings.top_p >= 1.0) {
+fn nucleus(column: u32, count: u32, highest: f32, invocation: u32) -> u32 {
+    if (settings[column].top_p >= 1.0) {
         return count;
     }
     if (invocation < count) {
@@ -229,7 +234,7 @@ fn nucleus(count: u32, highest: f32, invocation: u32) -> u32 {
         while (last < count) {
             reached += values[last];
             last++;
-            if (reached >= settings.top_p * sum) {
+            if (reached >= settings[column].top_p * sum) {
                 break;
             }
         }
@@ -240,61 +245,96 @@ fn nucleus(count: u32, highest: f32, invocation: u32) -> u32 {
 }
 
 // The id chosen, for all invocations.
-fn choose(position: u32, invocation: u32) -> u32 {
+fn choose(column: u32, position: u32, invocation: u32) -> u32 {
     var best = Best(LOWEST, 0xffffffffu);
-    if (settings.temperature == 0.0) {
-        for (var id = invocation; id < params.vocab_size; id += WORKGROUP) {
-            best = better(best, Best(logits[id], id));
-        }
-        return best_of_all(best, invocation).order;
+    if (settings[column].temperature == 0.0) {
+        return most_likely(invocation).order;
     }
-    if (settings.top_k == 0u && settings.top_p >= 1.0) {
+    if (settings[column].top_k == 0u && settings[column].top_p >= 1.0) {
+        let likely = most_likely(invocation).value + settings[column].ln_min_p;
         for (var id = invocation; id < params.vocab_size; id += WORKGROUP) {
-            best = better(best, Best(logits[id], id));
-        }
-        let likely = best_of_all(best, invocation).value + settings.ln_min_p;
-        best = Best(LOWEST, 0xffffffffu);
-        for (var id = invocation; id < params.vocab_size; id += WORKGROUP) {
-            let logit = logits[id];
+            let logit = logits[first_logit + id];
             if (logit >= likely) {
-                best = better(best, Best(noisy(id, logit, position), id));
+                best = better(best, Best(noisy(column, id, logit, position), id));
             }
         }
         return best_of_all(best, invocation).order;
     }
-    let limit = select(min(settings.top_k, MAX_CANDIDATES), MAX_CANDIDATES, settings.top_k == 0u);
+    let top_k = settings[column].top_k;
+    let limit = select(min(top_k, MAX_CANDIDATES), MAX_CANDIDATES, top_k == 0u);
     let count = min(limit, params.vocab_size);
     sort_most_likely(count, invocation);
     let highest = logit_of(room[0]);
-    let in_nucleus = nucleus(count, highest, invocation);
+    let in_nucleus = nucleus(column, count, highest, invocation);
     let candidate = room[invocation];
     let logit = logit_of(candidate);
-    if (invocation < in_nucleus && logit >= highest + settings.ln_min_p) {
-        best = Best(noisy(MAX_ID - candidate.y, logit, position), invocation);
+    if (invocation < in_nucleus && logit >= highest + settings[column].ln_min_p) {
+        best = Best(noisy(column, MAX_ID - candidate.y, logit, position), invocation);
     }
     return MAX_ID - room[best_of_all(best, invocation).order % ROOM].y;
 }
 
+// The most likely token, for all invocations.
+fn most_likely(invocation: u32) -> Best {
+    var best = Best(LOWEST, 0xffffffffu);
+    for (var id = invocation; id < params.vocab_size; id += WORKGROUP) {
+        best = better(best, Best(logits[first_logit + id], id));
+    }
+    return best_of_all(best, invocation);
+}
+
+// log(softmax) of a token among all, for invocation 0.
+fn log_probability(id: u32, invocation: u32) -> f32 {
+    let highest = most_likely(invocation).value;
+    workgroupBarrier(); // all have read what it left
+    var sum = 0.0;
+    for (var other = invocation; other < params.vocab_size; other += WORKGROUP) {
+        sum += exp(logits[first_logit + other] - highest);
+    }
+    values[invocation] = sum;
+    workgroupBarrier();
+    sum = 0.0;
+    if (invocation == 0u) {
+        for (var i = 0u; i < WORKGROUP; i++) {
+            sum += values[i];
+        }
+    }
+    return logits[first_logit + id] - highest - log(sum);
+}
+
 @compute @workgroup_size(256)
-fn sample(@builtin(local_invocation_index) invocation: u32) {
-    if (settings.repeat_penalty != 1.0) {
-        penalise(invocation);
+fn sample(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
+    let number = workgroup.y;
+    let wanted = settings[number].wanted;
+    if (wanted == 0u) {
+        return;
+    }
+    let lane = columns.column[number].lane;
+    let position = columns.column[number].position;
+    first_logit = number * params.stride;
+    first_recent = lane * (1u + MAX_RECENT);
+    if (settings[number].repeat_penalty != 1.0) {
+        penalise(number, invocation);
     }
     storageBarrier();
     workgroupBarrier();
-    let id = choose(columns.column[0].position, invocation);
+    let id = choose(number, position, invocation);
     workgroupBarrier(); // all have read the position
+    if (wanted == 2u) {
+        let logprob = log_probability(id, invocation);
+        if (invocation == 0u) {
+            logprobs[lane * MAX_AHEAD + position % MAX_AHEAD] = logprob;
+        }
+    }
     if (invocation == 0u) {
-        let count = recent[0];
-        recent[1u + count % MAX_RECENT] = id;
-        recent[0] = count + 1u;
-        let chosen_ids = ids[0];
-        ids[1u + chosen_ids] = id;
-        ids[0] = chosen_ids + 1u;
-        let column = columns.column[0];
-        columns.column[0].token = id;
-        columns.column[0].position = column.position + 1u;
-        columns.column[0].slot = select(column.slot + 1u, column.sinks, column.slot + 1u == params.slots);
-        columns.column[0].cached = min(column.cached + 1u, column.capacity);
+        let count = recent[first_recent];
+        recent[first_recent + 1u + count % MAX_RECENT] = id;
+        recent[first_recent] = count + 1u;
+        ids[lane * MAX_AHEAD + position % MAX_AHEAD] = id;
+        let column = columns.column[number];
+        columns.column[number].token = id;
+        columns.column[number].position = position + 1u;
+        columns.column[number].slot = select(column.slot + 1u, column.sinks, column.slot + 1u == params.slots);
+        columns.column[number].cached = min(column.cached + 1u, column.capacity);
     }
 }

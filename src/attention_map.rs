@@ -105,7 +105,7 @@ impl AttentionMap {
             return Err(Error::CacheFull(window));
         }
         for ids in ids.chunks(self.model.prefill.most_columns() as usize) {
-            let columns: Vec<Column> = (0..).zip(ids).map(|(n, &token)| self.ring.column(n, token)).collect();
+            let columns: Vec<Column> = (0..).zip(ids).map(|(n, &token)| self.ring.column(n, token, 0)).collect();
             let header = ColumnsHeader { active: columns.len() as u32, pad: [0; 3] };
             let bytes = [bytemuck::bytes_of(&header), bytemuck::cast_slice(&columns)].concat();
             self.executor.write(self.model.columns, 0, &bytes)?;

@@ -310,14 +310,14 @@ impl Keep {
     }
 }
 
-/// Checks a chunk size.
+/// Checks a number of columns, what `flag` asks for.
 ///
 /// # Errors
 /// [`Error::Settings`] outside 1..=[`MAX_COLUMNS`].
-pub fn check_chunk(chunk: u32) -> Result<u32> {
-    if (1..=MAX_COLUMNS).contains(&chunk) {
-        Ok(chunk)
+pub fn check_columns(flag: &str, columns: u32) -> Result<u32> {
+    if (1..=MAX_COLUMNS).contains(&columns) {
+        Ok(columns)
     } else {
-        Err(Error::Settings(format!("--chunk {chunk}: must be from 1 to {MAX_COLUMNS}")))
+        Err(Error::Settings(format!("{flag} {columns}: must be from 1 to {MAX_COLUMNS}")))
     }
 }

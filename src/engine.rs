@@ -5,14 +5,16 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 
 use crate::chat::ChatTemplate;
-use crate::config::{Attention, Config, Keep, check_chunk};
+use crate::config::{Attention, Config, Keep, check_columns};
 use crate::error::{Error, Result};
-use crate::executor::Executor;
+use crate::executor::{Counts, Executor};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
 use crate::kernels::cache::CacheType;
+use crate::kernels::sample::MAX_AHEAD;
+use crate::lanes::Lanes;
 use crate::model::{Model, Shape};
-use crate::plan::Purpose;
+use crate::plan::{Column, ColumnsHeader, Purpose};
 use crate::session::Session;
 use crate::source::Source;
 use crate::tokenizer::Tokenizer;
@@ -48,6 +50,8 @@ pub struct Settings {
     pub expected: Option<u32>,
     /// Most tokens of a prefill step: 1 to 512.
     pub chunk: u32,
+    /// Sessions that the device holds at once: 1 to 512. More wait in host memory.
+    pub streams: u32,
     /// Number type of the cache.
     pub cache: CacheType,
     /// Whether [`Session::score`] will be called: it needs room for the logits of a whole chunk.
@@ -65,6 +69,7 @@ impl Default for Settings {
             window: None,
             expected: None,
             chunk: 128,
+            streams: 1,
             cache: CacheType::F16,
             scores: false,
             threads: None,
@@ -90,8 +95,9 @@ pub struct Engine {
     cache: CacheType,
     pub(crate) model: Model,
     pub(crate) executor: Executor,
-    /// The session whose keys and values the executor holds.
-    pub(crate) current_session: u64,
+    pub(crate) lanes: Lanes,
+    /// What a launch brings back: ids, then log-probabilities, `[lane][MAX_AHEAD]` each.
+    pub(crate) landing: Vec<u32>,
     tokenizer: Option<Rc<Tokenizer>>,
 }
 
@@ -110,13 +116,19 @@ impl Engine {
         let total = model.directory.file_bytes();
         let mut report = |loaded| progress(Progress { loaded, total });
         model.load(&config, &mut source, &mut executor, &mut report).await?;
-        Ok(Self { gguf, config, keep, cache: settings.cache, model, executor, current_session: 0, tokenizer: None })
+        let (cache, lanes) = (settings.cache, Lanes::new(settings.streams));
+        let landing = vec![0; 2 * (settings.streams * MAX_AHEAD) as usize];
+        Ok(Self { gguf, config, keep, cache, model, executor, lanes, landing, tokenizer: None })
     }
 
-    /// A new, empty stream. An engine holds one at a time: a new one takes the place of the last.
-    pub fn session(&mut self) -> Session {
-        self.current_session += 1;
-        Session::new(self.current_session, self.keep, self.model.slack)
+    /// A new, empty stream. There may be any number of them; [`Settings::streams`] of them are on the device at once.
+    pub fn session(&self) -> Session {
+        Session::new(self.keep, self.model.slack)
+    }
+
+    /// Streams that can go on together.
+    pub fn streams(&self) -> u32 {
+        self.lanes.lanes.len() as u32
     }
 
     /// The tokenizer, built at the first call.
@@ -166,9 +178,17 @@ impl Engine {
         self.executor.bytes()
     }
 
-    /// Dispatches given to the GPU so far; 0 on the CPU.
-    pub fn dispatches(&self) -> u64 {
-        self.executor.dispatches()
+    /// What the GPU was given so far; nothing on the CPU.
+    pub fn counts(&self) -> Counts {
+        self.executor.counts()
+    }
+
+    /// Columns of the next step; what moved on by itself on the device ends with it.
+    pub(crate) fn write_columns(&mut self, columns: &[Column]) -> Result<()> {
+        self.lanes.group.clear();
+        let header = ColumnsHeader { active: columns.len() as u32, pad: [0; 3] };
+        self.executor.write(self.model.columns, 0, bytemuck::bytes_of(&header))?;
+        self.executor.write(self.model.columns, size_of::<ColumnsHeader>() as u64, bytemuck::cast_slice(columns))
     }
 
     /// A whole buffer of floats by its name in the plan, for a look inside: `logits` after a step, for example.
@@ -192,6 +212,7 @@ impl Engine {
             "attention": self.keep.attention.name(),
             "sinks": self.keep.sinks,
             "window": self.keep.window,
+            "streams": self.streams(),
             "vocab_size": self.config.vocab_size,
             "weights_bytes": bytes(Purpose::Weights),
             "kv_bytes": bytes(Purpose::Cache),
@@ -210,8 +231,8 @@ pub const DEFAULT_LANES: u32 = 16;
 pub fn lay_out(gguf: &Gguf, settings: &Settings, lanes: u32) -> Result<(Config, Keep, Model)> {
     let config = Config::new(gguf)?;
     let keep = Keep::new(&config, settings.attention, settings.sinks, settings.window, settings.expected)?;
-    let shape =
-        Shape { keep, chunk: check_chunk(settings.chunk)?, cache: settings.cache, scores: settings.scores, lanes };
+    let (chunk, streams) = (check_columns("--chunk", settings.chunk)?, check_columns("--streams", settings.streams)?);
+    let shape = Shape { keep, chunk, streams, cache: settings.cache, scores: settings.scores, lanes };
     let model = Model::new(&config, gguf, &shape)?;
     Ok((config, keep, model))
 }

@@ -18,6 +18,19 @@ pub enum Executor {
     Gpu(Box<GpuExecutor>),
 }
 
+/// What a GPU was given since it was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Dispatches.
+    pub dispatches: u64,
+    /// Submits. Each makes an encoder and a command buffer; nothing else is made after loading.
+    pub submits: u64,
+    /// How often the host had to wait for a result …
+    pub waits: u64,
+    /// … that was a single step's.
+    pub waits_on_one: u64,
+}
+
 impl Executor {
     /// On that GPU, or on `threads` cores of the processor; all of them if `None`.
     ///
@@ -55,6 +68,58 @@ impl Executor {
                 Ok(())
             }
             Self::Gpu(gpu) => gpu.run(plan, times),
+        }
+    }
+
+    /// Begins to run a plan `times` over and then to copy the fronts of buffers, so many bytes of each, for
+    /// [`Self::land`]. At most [`Self::max_flights`] at once.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`] or [`crate::Error::Gpu`].
+    pub fn launch(&mut self, plan: usize, times: u32, copies: &[(BufferId, u64)]) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.launch(plan, times, copies);
+                Ok(())
+            }
+            Self::Gpu(gpu) => gpu.launch(plan, times, copies),
+        }
+    }
+
+    /// What the oldest launch copied, one buffer behind the other. Waits for it if it must.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`] or [`crate::Error::Gpu`].
+    pub async fn land(&mut self, bytes: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.land(bytes);
+                Ok(())
+            }
+            Self::Gpu(gpu) => gpu.land(bytes).await,
+        }
+    }
+
+    /// Launches that may be under way at once: with two, a GPU has work while the host looks at the results of one.
+    pub fn max_flights(&self) -> usize {
+        match self {
+            Self::Cpu(_) => 1,
+            Self::Gpu(_) => gpu::MAX_FLIGHTS,
+        }
+    }
+
+    /// Copies part of a buffer to another place in it. `through`: a buffer of which nothing is needed any more (WebGPU
+    /// copies between two buffers only). All numbers in bytes, multiples of 4.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`] or [`crate::Error::Gpu`].
+    pub fn copy(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64, through: BufferId) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.copy(buffer, from, to, bytes);
+                Ok(())
+            }
+            Self::Gpu(gpu) => gpu.copy(buffer, from, to, bytes, through),
         }
     }
 
@@ -96,11 +161,11 @@ impl Executor {
         }
     }
 
-    /// Dispatches given to the GPU so far; 0 on the CPU.
-    pub fn dispatches(&self) -> u64 {
+    /// What the GPU was given so far; nothing on the CPU.
+    pub fn counts(&self) -> Counts {
         match self {
-            Self::Cpu(_) => 0,
-            Self::Gpu(gpu) => gpu.dispatches(),
+            Self::Cpu(_) => Counts::default(),
+            Self::Gpu(gpu) => gpu.counts(),
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) struct Forward<'a> {
     output: Vec<Matrix>,
     output_bias: Option<BufferId>,
     x: BufferId,
-    q: BufferId,
+    pub(crate) q: BufferId,
     attended: BufferId,
     h: BufferId,
     /// Queries, keys and values before `head_norm`.
@@ -84,6 +84,19 @@ pub(crate) struct Given {
     pub(crate) slopes: BufferId,
     /// Scores of no key in models that have not learned any, f32 for each head.
     pub(crate) sink_logits: BufferId,
+}
+
+/// What `sample` works with besides the logits.
+#[derive(Clone, Copy)]
+pub(crate) struct Chosen {
+    /// How to choose, column by column.
+    pub(crate) settings: BufferId,
+    /// Recent tokens, lane by lane.
+    pub(crate) recent: BufferId,
+    /// Tokens chosen, lane by lane.
+    pub(crate) ids: BufferId,
+    /// Their log-probabilities.
+    pub(crate) logprobs: BufferId,
 }
 
 /// Where weights are found and placed.
@@ -143,8 +156,8 @@ impl Weights<'_> {
 }
 
 impl<'a> Forward<'a> {
-    /// Places the weights, the cache of `slots` slots and the activations: `shape.chunk` columns of them, and logits
-    /// of `logit_columns`.
+    /// Places the weights, the cache of `slots` slots a lane and the activations: columns enough for a chunk and for all
+    /// streams, and logits of `logit_columns`.
     pub(crate) fn new(
         config: &'a Config,
         shape: &'a Shape,
@@ -172,7 +185,8 @@ impl<'a> Forward<'a> {
         let mut floats = |name: &str, width: u32, columns: u32| {
             buffers.add(name, 4 * u64::from(padded(width)) * u64::from(columns), Purpose::Work)
         };
-        let if_any = |needed: bool| if needed { shape.chunk } else { 0 };
+        let columns = shape.chunk.max(shape.streams);
+        let if_any = |needed: bool| if needed { columns } else { 0 };
         Ok(Self {
             config,
             shape,
@@ -183,10 +197,10 @@ impl<'a> Forward<'a> {
             output_norm,
             output,
             output_bias,
-            x: floats("x", dim, shape.chunk),
-            q: floats("q", 2 * q_size, shape.chunk),
-            attended: floats("attended", q_size, shape.chunk),
-            h: floats("h", config.ffn_dim, shape.chunk),
+            x: floats("x", dim, columns),
+            q: floats("q", 2 * q_size, columns),
+            attended: floats("attended", q_size, columns),
+            h: floats("h", config.ffn_dim, columns),
             raw: floats("raw", qkv_size, if_any(config.family.head_norms)),
             added: floats("added", dim, if_any(config.family.post_norms)),
             none: floats("none", 1, 1),
@@ -285,8 +299,8 @@ impl Layer {
             rope: if local.is_some() { given.local_rope } else { given.rope },
             reach: local.map_or(u32::MAX, |local| local.reach),
             sink_logits: weights.sink_logits(n, given)?,
-            k: weights.buffers.add(name("k"), 4 * cache_words, Purpose::Cache),
-            v: weights.buffers.add(name("v"), 4 * cache_words, Purpose::Cache),
+            k: weights.buffers.add_lanes(name("k"), 4 * cache_words, shape.streams),
+            v: weights.buffers.add_lanes(name("v"), 4 * cache_words, shape.streams),
             output: weights.linear(&[part("attn_output", dim, q_rows)], Some(name("post_attention_norm")))?,
             ffn_norm,
             up: weights.linear(&up, None)?,

@@ -93,25 +93,29 @@ impl KvRing {
         (sinks + index - begin) as u32
     }
 
-    /// How many of the next `most` tokens, at least one, the `sample` kernel can follow by itself: it takes the number of
+    /// Whether the `sample` kernel goes on by itself to the token `ahead` places after the next one: it takes the number of
     /// cached tokens up by one, to at most the capacity, and knows nothing of turns.
-    pub fn run(&self, most: u32) -> u32 {
-        let grown = |ahead: &u32| {
-            let before = self.cached(self.written + u64::from(*ahead) - 1);
-            self.cached(self.written + u64::from(*ahead)) == (before + 1).min(self.sinks + self.window)
-        };
-        1 + (1..most).take_while(grown).count() as u32
+    pub fn follows(&self, ahead: u32) -> bool {
+        let index = self.written + u64::from(ahead);
+        index > 0 && self.cached(index) == (self.cached(index - 1) + 1).min(self.sinks + self.window)
     }
 
-    /// The slots of the tokens that the ring holds, oldest first: sinks, then those that no later one has overwritten.
-    pub fn held(&self) -> Vec<u32> {
+    /// How many tokens the kernel can go on from the one `ahead` places after the next one, that one included: at least
+    /// one, at most `most`.
+    pub fn run(&self, ahead: u32, most: u32) -> u32 {
+        1 + (1..most).take_while(|n| self.follows(ahead + n)).count() as u32
+    }
+
+    /// The slots of the tokens that the ring holds, oldest first: sinks, then those that no later one has overwritten,
+    /// even if `ahead` more were computed.
+    pub fn held(&self, ahead: u32) -> Vec<u32> {
         let sinks = self.written.min(u64::from(self.sinks));
-        let oldest = self.written.saturating_sub(u64::from(self.ring_slots)).max(sinks);
+        let oldest = (self.written + u64::from(ahead)).saturating_sub(u64::from(self.ring_slots)).clamp(sinks, self.written.max(sinks));
         (0..sinks).chain(oldest..self.written).map(|index| self.slot(index)).collect()
     }
 
-    /// The column of the token `ahead` places after the next one.
-    pub fn column(&self, ahead: u32, token: u32) -> Column {
+    /// The column of the token `ahead` places after the next one, in that lane of the cache.
+    pub fn column(&self, ahead: u32, token: u32, lane: u32) -> Column {
         let index = self.written + u64::from(ahead);
         Column {
             token,
@@ -120,7 +124,7 @@ impl KvRing {
             cached: self.cached(index),
             sinks: self.sinks,
             capacity: self.sinks + self.window,
-            lane: 0,
+            lane,
             target: 0,
         }
     }
@@ -172,7 +176,7 @@ mod tests {
                 let mut token_in_slot = vec![None; ring.slots() as usize];
                 let mut index = 0_u64;
                 for chunk in (1..=slack).cycle().take(60) {
-                    let columns: Vec<Column> = (0..chunk).map(|ahead| ring.column(ahead, 0)).collect();
+                    let columns: Vec<Column> = (0..chunk).map(|ahead| ring.column(ahead, 0, 0)).collect();
                     for (n, column) in (0..).zip(&columns) {
                         token_in_slot[column.slot as usize] = Some(index + n);
                     }
@@ -220,7 +224,7 @@ mod tests {
                     if turns.contains(&p) {
                         ring.begin_turn(p);
                     }
-                    let column = ring.column(0, 0);
+                    let column = ring.column(0, 0, 0);
                     token_in_slot[column.slot as usize] = Some(p);
                     let tokens: Vec<_> =
                         seen(&column, ring.slots()).iter().map(|&slot| token_in_slot[slot as usize]).collect();
@@ -244,10 +248,10 @@ mod tests {
                 ring.begin_turn(p);
             }
             let most = 8.min(10 - p % 7) as u32; // a turn begins between two runs
-            let run = ring.run(most);
-            let first = ring.column(0, 0);
+            let run = ring.run(0, most);
+            let first = ring.column(0, 0, 0);
             for n in 0..most {
-                let column = ring.column(n, 0);
+                let column = ring.column(n, 0, 0);
                 let is_followed = column.cached == (first.cached + n).min(first.capacity);
                 assert_eq!(is_followed, n < run, "token {n} of {run} at {p}");
                 if !is_followed {

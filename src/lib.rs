@@ -43,6 +43,7 @@ pub mod sampler;
 
 pub mod engine;
 pub mod hf;
+mod lanes;
 pub mod session;
 pub mod stream;
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::config::{Config, Keep, MAX_HEAD_DIM, Rope, slopes};
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::forward::{Forward, Given};
+use crate::forward::{Chosen, Forward, Given};
 use crate::gguf::Gguf;
 use crate::kernels::attention;
 use crate::kernels::cache::CacheType;
@@ -20,6 +20,9 @@ use crate::weights::Directory;
 /// Bytes of logits of one chunk that are scored at once: the binding limit of a default WebGPU device.
 const MAX_LOGITS_BYTES: u64 = 128 << 20;
 
+/// Most tokens of the past that may be taken back.
+pub const MAX_TAKE_BACK: u32 = 32;
+
 /// Tensors with divisors of RoPE's frequencies: Llama 3's, and Phi-3's for few and for many tokens.
 const ROPE_FACTORS: [&str; 3] = ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
@@ -30,6 +33,8 @@ pub struct Shape {
     pub keep: Keep,
     /// Most tokens of one prefill step.
     pub chunk: u32,
+    /// Streams at once: lanes of the cache.
+    pub streams: u32,
     /// Number type of the cache.
     pub cache: CacheType,
     /// Plans that score every token of a chunk are wanted too.
@@ -49,8 +54,8 @@ pub struct Model {
     pub directory: Directory,
     /// Slots behind the window: what may be written ahead or taken back.
     pub slack: u32,
-    /// One token, then sampling: index into `plans`.
-    pub decode: usize,
+    /// One token of each stream, then sampling.
+    pub decode: Series,
     /// Chunks without logits.
     pub prefill: Series,
     /// Chunks with the NLL of every target; empty unless asked for.
@@ -67,12 +72,16 @@ pub struct Model {
     pub sink_logits: BufferId,
     /// Divisors of RoPE's frequencies, f32, if the model has some.
     pub rope_factors: Option<BufferId>,
-    /// [`sample::Settings`].
+    /// [`sample::Settings`], column by column.
     pub settings: BufferId,
-    /// Recent tokens, for the repetition penalty.
+    /// Recent tokens of each lane, for the repetition penalty.
     pub recent: BufferId,
-    /// Tokens chosen.
+    /// Tokens chosen, lane by lane.
     pub ids: BufferId,
+    /// Their log-probabilities.
+    pub logprobs: BufferId,
+    /// A large buffer of which nothing is needed between two steps.
+    pub bounce: BufferId,
     /// NLLs of a scored chunk.
     pub nll: BufferId,
     /// Logits of the last step.
@@ -85,7 +94,9 @@ impl Model {
     /// # Errors
     /// [`Error::Model`] or [`Error::Unsupported`] if the tensors are not those of the architecture.
     pub fn new(config: &Config, gguf: &Gguf, shape: &Shape) -> Result<Self> {
-        let slack = shape.chunk.max(sample::MAX_BURST + 1);
+        // What a chunk, or tokens computed ahead with others taken back before them, may overwrite.
+        let slack = shape.chunk.max(sample::MAX_AHEAD + MAX_TAKE_BACK + 1);
+        let lanes = shape.streams as usize;
         let slots = KvRing::new(shape.keep.sinks, shape.keep.window, slack).slots();
         let score_columns = match (shape.scores, MAX_LOGITS_BYTES / (4 * u64::from(config.vocab_size))) {
             (false, _) => 0,
@@ -99,11 +110,13 @@ impl Model {
         let local_rope = work("local_rope", 4 * MAX_HEAD_DIM as usize / 2);
         let slopes = work("slopes", 4 * config.n_heads as usize);
         let sink_logits = work("sink_logits", 4 * config.n_heads as usize);
-        let settings = work("settings", size_of::<sample::Settings>());
-        let recent = work("recent", 4 * (1 + sample::MAX_RECENT));
-        let ids = work("ids", 4 * (1 + sample::MAX_BURST as usize));
+        let settings = work("settings", MAX_COLUMNS as usize * size_of::<sample::Settings>());
+        let recent = work("recent", lanes * 4 * (1 + sample::MAX_RECENT));
+        let ids = work("ids", lanes * 4 * sample::MAX_AHEAD as usize);
+        let logprobs = work("logprobs", lanes * 4 * sample::MAX_AHEAD as usize);
+        let chosen = Chosen { settings, recent, ids, logprobs };
         let nll = work("nll", 4 * shape.chunk as usize);
-        let sizes = (slots, score_columns.max(1));
+        let sizes = (slots, score_columns.max(shape.streams));
         let given = Given { columns, rope, local_rope, slopes, sink_logits };
         let forward = Forward::new(config, shape, given, sizes, gguf, &mut directory, &mut buffers)?;
         let is_long = shape.keep.sinks + shape.keep.window >= config.rope_original;
@@ -115,7 +128,7 @@ impl Model {
         };
         directory.check_complete(gguf, &[short, long])?;
 
-        let mut plans = vec![forward.plan("decode", 1, |plan| forward.sample(plan, settings, recent, ids))?];
+        let mut plans = vec![];
         let mut series = |name: &str, most: u32, end: &dyn Fn(&mut Plan)| -> Result<Series> {
             let mut sizes = vec![1, 8.min(most), most];
             sizes.dedup();
@@ -126,18 +139,19 @@ impl Model {
             }
             Ok(series)
         };
+        let decode = series("decode", shape.streams, &|plan| forward.sample(plan, &chosen))?;
         let prefill = series("prefill", shape.chunk, &|_| {})?;
         let score = match score_columns {
             0 => Series::default(),
             most => series("score", most, &|plan| forward.score(plan, nll))?,
         };
-        let logits = forward.logits;
+        let (logits, bounce) = (forward.logits, forward.q);
         Ok(Self {
             buffers,
             plans,
             directory,
             slack,
-            decode: 0,
+            decode,
             prefill,
             score,
             columns,
@@ -149,6 +163,8 @@ impl Model {
             settings,
             recent,
             ids,
+            logprobs,
+            bounce,
             nll,
             logits,
         })
@@ -210,7 +226,7 @@ impl Model {
 
     /// Dispatches of one transformer block.
     pub fn dispatches_per_layer(&self) -> usize {
-        let first = self.plans[self.decode].dispatches.iter();
+        let first = self.plans[self.decode.plan_for(1)].dispatches.iter();
         first.filter(|dispatch| dispatch.label.split('.').take(2).eq(["blk", "0"])).count()
     }
 }

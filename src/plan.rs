@@ -74,6 +74,8 @@ pub struct BufferSpec {
     pub name: String,
     /// Size; a multiple of 16.
     pub bytes: u64,
+    /// Of each lane, one after the other from the front on; 0 if it is not divided into lanes.
+    pub lane_bytes: u64,
     /// What it is for.
     pub purpose: Purpose,
 }
@@ -87,8 +89,16 @@ pub struct Buffers {
 impl Buffers {
     /// Adds a buffer; its size is rounded up to 16 bytes, the size of a `vec4`.
     pub fn add(&mut self, name: impl Into<String>, bytes: u64, purpose: Purpose) -> BufferId {
-        self.specs.push(BufferSpec { name: name.into(), bytes: bytes.max(16).next_multiple_of(16), purpose });
+        let bytes = bytes.max(16).next_multiple_of(16);
+        self.specs.push(BufferSpec { name: name.into(), bytes, lane_bytes: 0, purpose });
         BufferId(self.specs.len() - 1)
+    }
+
+    /// Adds a buffer of the cache with a part for each of `lanes` streams.
+    pub fn add_lanes(&mut self, name: impl Into<String>, lane_bytes: u64, lanes: u32) -> BufferId {
+        let id = self.add(name, lane_bytes * u64::from(lanes), Purpose::Cache);
+        self.specs[id.0].lane_bytes = lane_bytes;
+        id
     }
 
     /// The buffer's name, size and purpose.

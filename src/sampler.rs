@@ -22,11 +22,14 @@ pub struct Sampling {
     pub repeat_last_n: u32,
     /// Seed of the random numbers.
     pub seed: u32,
+    /// Whether the log-probability of each token is wanted too: of the softmax at temperature 1, over all tokens, after the
+    /// repetition penalty.
+    pub logprobs: bool,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, repeat_last_n: 64, seed: 0 }
+        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, repeat_last_n: 64, seed: 0, logprobs: false }
     }
 }
 
@@ -60,7 +63,7 @@ impl Sampling {
             repeat_penalty: self.repeat_penalty,
             repeat_last_n: self.repeat_last_n,
             seed: self.seed,
-            pad: 0,
+            wanted: 1 + u32::from(self.logprobs),
         })
     }
 }

@@ -4,6 +4,7 @@
 //! the step that reads it also chooses its successor.
 
 mod snapshot;
+mod together;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -11,16 +12,20 @@ use std::ops::ControlFlow;
 use crate::config::{Attention, Keep};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::kernels::sample::{MAX_BURST, MAX_RECENT};
+use crate::kernels::sample::MAX_RECENT;
 use crate::kv_ring::KvRing;
-use crate::plan::{Column, ColumnsHeader};
+use crate::lanes::SessionId;
+use crate::model::MAX_TAKE_BACK;
+use crate::plan::Column;
 use crate::sampler::Sampling;
 
-/// A stream of tokens. A copy of one is a [`Self::save`]d one: its keys and values are the engine's.
+pub use together::{Deliver, Part, generate_together};
+
+/// A stream of tokens. Its keys and values are with the engine, in a lane of the cache or, if others were used later and
+/// all lanes are taken, in host memory. Dropping it frees them.
 #[derive(Debug)]
 pub struct Session {
-    /// The engine's number for it.
-    id: u64,
+    id: SessionId,
     keep: Keep,
     ring: KvRing,
     pending: Option<u32>,
@@ -30,24 +35,24 @@ pub struct Session {
     /// Whether the first of `recent` is that sink token.
     begins_with_sink: bool,
     recent_limit: usize,
-    /// Whether the executor's list of recent tokens is behind.
-    recent_is_stale: bool,
+    /// Whether the stream went on, or back, without the device: nothing that was computed ahead counts.
+    is_moved: bool,
     delivered: u64,
     start: u64,
 }
 
 impl Session {
-    pub(crate) fn new(id: u64, keep: Keep, slack: u32) -> Self {
+    pub(crate) fn new(keep: Keep, slack: u32) -> Self {
         let run = if keep.attention == Attention::Recompute { keep.window as usize + 2 } else { 0 };
         Self {
-            id,
+            id: SessionId::default(),
             keep,
             ring: KvRing::new(keep.sinks, keep.window, slack),
             pending: None,
             recent: VecDeque::new(),
             begins_with_sink: false,
             recent_limit: MAX_RECENT.max(run),
-            recent_is_stale: true,
+            is_moved: true,
             delivered: 0,
             start: 0,
         }
@@ -87,6 +92,23 @@ impl Session {
     /// single tokens only of a turn that is longer than the window. Nothing is computed anew, no key is touched.
     pub fn begin_turn(&mut self) {
         self.ring.begin_turn(self.delivered);
+        self.is_moved = true; // what was computed ahead knew nothing of it
+    }
+
+    /// A session that stands where this one stands and goes on by itself.
+    ///
+    /// # Errors
+    /// Those of the executor.
+    pub async fn try_clone(&mut self, engine: &mut Engine) -> Result<Self> {
+        let copy = Self {
+            id: SessionId::default(),
+            ring: self.ring.clone(),
+            recent: self.recent.clone(),
+            is_moved: true,
+            ..*self
+        };
+        engine.copy_lane(&self.id, &copy.id).await?;
+        Ok(copy)
     }
 
     /// S: tokens at the start of the stream that stay.
@@ -125,10 +147,12 @@ impl Session {
     /// [`Error::Model`] for an id outside the vocabulary, [`Error::CacheFull`] in dense mode; then nothing was taken.
     pub async fn append(&mut self, engine: &mut Engine, ids: &[u32]) -> Result<()> {
         self.check(engine, ids)?;
+        let lane = engine.lane(&self.id).await?;
+        self.is_moved = true;
         for piece in ids.chunks(engine.model.prefill.most_columns() as usize) {
             let taken: Vec<u32> = self.pending.into_iter().chain(piece.iter().copied()).collect();
             if self.keep.attention != Attention::Recompute {
-                self.prefill(engine, &taken[..taken.len() - 1])?;
+                self.prefill(engine, lane, &taken[..taken.len() - 1])?;
             }
             self.remember(piece);
         }
@@ -145,17 +169,19 @@ impl Session {
             Attention::Recompute => 1,
             _ => engine.model.score.most_columns() as usize,
         };
+        let lane = engine.lane(&self.id).await?;
+        self.is_moved = true;
         let mut nlls = vec![0.0; ids.len()];
         for (piece, nlls) in ids.chunks(most).zip(nlls.chunks_mut(most)) {
-            let pending = self.ready(engine)?;
+            let pending = self.ready(engine, lane)?;
             let taken: Vec<u32> = std::iter::once(pending).chain(piece.iter().copied()).collect();
             let targets = taken[1..].iter();
             let columns: Vec<Column> = (0..)
                 .zip(taken.iter().zip(targets))
-                .map(|(n, (&token, &target))| Column { target, ..self.ring.column(n, token) })
+                .map(|(n, (&token, &target))| Column { target, ..self.ring.column(n, token, lane) })
                 .collect();
             let plan = engine.model.score.plan_for(columns.len() as u32);
-            self.write_columns(engine, &columns)?;
+            engine.write_columns(&columns)?;
             engine.executor.run(plan, 1)?;
             self.ring.advance(columns.len() as u32);
             engine.executor.read(engine.model.nll, 0, bytemuck::cast_slice_mut(nlls)).await?;
@@ -165,7 +191,7 @@ impl Session {
     }
 
     /// Generates up to `count` tokens and hands each to `deliver`. When that breaks off, the tokens computed ahead
-    /// are taken back: the stream stands exactly where delivery stopped. Returns the number delivered.
+    /// do not count: the stream stands exactly where delivery stopped. Returns the number delivered.
     ///
     /// # Errors
     /// [`Error::Settings`] on an empty stream or for impossible settings, [`Error::CacheFull`] in dense mode.
@@ -176,30 +202,18 @@ impl Session {
         count: u32,
         mut deliver: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<u32> {
-        self.check(engine, &[])?;
-        let settings = sampling.settings()?;
-        engine.executor.write(engine.model.settings, 0, bytemuck::bytes_of(&settings))?;
         let mut delivered = 0;
-        while delivered < count {
-            let burst = self.ring.run(self.burst(count - delivered)?);
-            let pending = self.ready(engine)?;
-            self.write_columns(engine, &[self.ring.column(0, pending)])?;
-            self.write_recent(engine)?;
-            engine.executor.write(engine.model.ids, 0, &[0; 4])?;
-            engine.executor.run(engine.model.decode, burst)?;
-            let mut ids = [0_u32; 1 + MAX_BURST as usize];
-            engine.executor.read(engine.model.ids, 0, bytemuck::cast_slice_mut(&mut ids[..=burst as usize])).await?;
-            self.ring.advance(burst);
-            for (n, &id) in ids[1..=burst as usize].iter().enumerate() {
-                self.remember(&[id]);
+        let part = Part {
+            session: self,
+            sampling: *sampling,
+            count,
+            expected: u64::from(count),
+            deliver: Box::new(|id, _| {
                 delivered += 1;
-                if deliver(id).is_break() {
-                    self.ring.take_back(burst - 1 - n as u32);
-                    return Ok(delivered);
-                }
-            }
-            self.recent_is_stale = self.keep.attention == Attention::Recompute;
-        }
+                deliver(id)
+            }),
+        };
+        generate_together(engine, &mut [part]).await?;
         Ok(delivered)
     }
 
@@ -207,9 +221,9 @@ impl Session {
     /// [`Self::generate`] delivered and nobody wants.
     ///
     /// # Errors
-    /// [`Error::Settings`] for more tokens than a burst has: older ones may have pushed others out of the ring.
+    /// [`Error::Settings`] for more than 32 tokens: older ones may have pushed others out of the ring.
     pub fn take_back(&mut self, tokens: u32) -> Result<()> {
-        if tokens > MAX_BURST || tokens as usize >= self.recent.len() {
+        if tokens > MAX_TAKE_BACK || tokens as usize >= self.recent.len() {
             return Err(Error::Settings(format!("{tokens} tokens cannot be taken back")));
         }
         if self.keep.attention != Attention::Recompute {
@@ -218,26 +232,11 @@ impl Session {
         self.recent.truncate(self.recent.len() - tokens as usize);
         self.pending = self.recent.back().copied();
         self.delivered -= u64::from(tokens);
-        self.recent_is_stale = true;
+        self.is_moved = true;
         Ok(())
     }
 
-    /// How many tokens to compute before looking at them.
-    fn burst(&self, wanted: u32) -> Result<u32> {
-        match self.keep.attention {
-            Attention::Recompute => Ok(1),
-            Attention::Dense => match u64::from(self.keep.window) - self.delivered.min(u64::from(self.keep.window)) {
-                0 => Err(Error::CacheFull(self.delivered)),
-                room => Ok(wanted.min(MAX_BURST).min(room as u32)),
-            },
-            _ => Ok(wanted.min(MAX_BURST)),
-        }
-    }
-
     fn check(&self, engine: &Engine, ids: &[u32]) -> Result<()> {
-        if engine.current_session != self.id {
-            return Err(Error::Settings("another session has taken this one's place on the engine".into()));
-        }
         let vocab_size = engine.config().vocab_size;
         if let Some(id) = ids.iter().find(|&&id| id >= vocab_size) {
             return Err(Error::Model(format!("token {id} in a vocabulary of {vocab_size}")));
@@ -250,7 +249,7 @@ impl Session {
     }
 
     /// The pending token, with everything before it in the cache.
-    fn ready(&mut self, engine: &mut Engine) -> Result<u32> {
+    fn ready(&mut self, engine: &mut Engine, lane: u32) -> Result<u32> {
         let pending =
             self.pending.ok_or_else(|| Error::Settings("the stream is empty: give it a token first".into()))?;
         if self.keep.attention == Attention::Recompute {
@@ -261,18 +260,18 @@ impl Session {
                 *first = *sink;
             }
             self.ring.reset(0);
-            self.prefill(engine, &before)?;
+            self.prefill(engine, lane, &before)?;
         }
         Ok(pending)
     }
 
     /// Puts tokens into the cache.
-    fn prefill(&mut self, engine: &mut Engine, ids: &[u32]) -> Result<()> {
+    fn prefill(&mut self, engine: &mut Engine, lane: u32, ids: &[u32]) -> Result<()> {
         let most = engine.model.prefill.most_columns() as usize;
         for piece in ids.chunks(most) {
-            let columns: Vec<Column> = (0..).zip(piece).map(|(n, &token)| self.ring.column(n, token)).collect();
+            let columns: Vec<Column> = (0..).zip(piece).map(|(n, &token)| self.ring.column(n, token, lane)).collect();
             let plan = engine.model.prefill.plan_for(columns.len() as u32);
-            self.write_columns(engine, &columns)?;
+            engine.write_columns(&columns)?;
             engine.executor.run(plan, 1)?;
             self.ring.advance(columns.len() as u32);
         }
@@ -290,23 +289,5 @@ impl Session {
         let excess = self.recent.len().saturating_sub(self.recent_limit);
         let first = usize::from(self.begins_with_sink);
         self.recent.drain(first..first + excess);
-        self.recent_is_stale = true;
-    }
-
-    fn write_columns(&self, engine: &mut Engine, columns: &[Column]) -> Result<()> {
-        let header = ColumnsHeader { active: columns.len() as u32, pad: [0; 3] };
-        engine.executor.write(engine.model.columns, 0, bytemuck::bytes_of(&header))?;
-        engine.executor.write(engine.model.columns, size_of::<ColumnsHeader>() as u64, bytemuck::cast_slice(columns))
-    }
-
-    /// Brings the executor's list of recent tokens up to date; the tokens that it chose itself are in it already.
-    fn write_recent(&mut self, engine: &mut Engine) -> Result<()> {
-        if !std::mem::take(&mut self.recent_is_stale) {
-            return Ok(());
-        }
-        let kept = self.recent.len().min(MAX_RECENT);
-        let words: Vec<u32> =
-            std::iter::once(kept as u32).chain(self.recent.range(self.recent.len() - kept..).copied()).collect();
-        engine.executor.write(engine.model.recent, 0, bytemuck::cast_slice(&words))
     }
 }

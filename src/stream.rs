@@ -6,7 +6,7 @@ use crate::detokenizer::Detokenizer;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::sampler::Sampling;
-use crate::session::Session;
+use crate::session::{Part, Session, generate_together};
 use crate::tokenizer::{Special, Tokenizer};
 
 /// Goes on with a text. A stream that begins with an empty text begins with the model's first token.
@@ -73,12 +73,14 @@ pub struct TextStream {
 }
 
 /// One token of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
     /// Its id.
     pub id: u32,
     /// The characters that became whole with it; may be empty.
     pub text: String,
+    /// Natural logarithm of its probability, if [`Sampling::logprobs`] asks for it.
+    pub logprob: Option<f32>,
 }
 
 impl TextStream {
@@ -93,31 +95,17 @@ impl TextStream {
     }
 
     /// Generates up to `count` tokens; `None` once the stream has ended. The session stands exactly behind the last
-    /// token that was returned.
+    /// token that was returned; the device may be ahead of it.
     ///
     /// # Errors
     /// As [`Session::generate`]; [`crate::Error::Tokenizer`].
     pub async fn next(&mut self, engine: &mut Engine, session: &mut Session, count: u32) -> Result<Option<Vec<Piece>>> {
-        if self.ended.is_some() {
-            return Ok(None);
-        }
-        let tokenizer = engine.tokenizer()?;
-        let room = match self.request.max_tokens {
-            0 => u64::from(count),
-            most => most - self.produced,
-        };
-        let sampling = self.request.sampling;
-        let mut pieces = Vec::new();
-        let deliver = |id| {
-            pieces.push(self.take(&tokenizer, id));
-            if self.ended.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        session.generate(engine, &sampling, room.min(u64::from(count)) as u32, deliver).await?;
-        Ok(Some(pieces))
+        let mut all = next_together(engine, &mut [(self, session)], count).await?;
+        Ok(all.pop().flatten())
     }
 
     /// Counts a token, turns it into text, and sees whether it ends the stream.
-    fn take(&mut self, tokenizer: &Tokenizer, id: u32) -> Piece {
+    fn take(&mut self, tokenizer: &Tokenizer, id: u32, logprob: Option<f32>) -> Piece {
         self.produced += 1;
         let is_endless = self.request.max_tokens == 0;
         if !tokenizer.is_end(id) {
@@ -138,7 +126,7 @@ impl TextStream {
             self.held.push_str(&self.detokenizer.finish());
         }
         let shown = if self.ended.is_some() { self.held.len() } else { self.held.len() - self.unsettled() };
-        Piece { id, text: self.held.drain(..shown).collect() }
+        Piece { id, text: self.held.drain(..shown).collect(), logprob }
     }
 
     /// Bytes at the end of `held` that may be the beginning of a stop text.
@@ -149,4 +137,36 @@ impl TextStream {
         };
         self.request.stop.iter().filter_map(begins).max().unwrap_or(0)
     }
+}
+
+/// [`TextStream::next`] of several streams at once, which costs the device little more than one: of each up to `count`
+/// tokens, or `None` once it has ended.
+///
+/// # Errors
+/// As [`generate_together`]; [`crate::Error::Tokenizer`].
+pub async fn next_together(
+    engine: &mut Engine,
+    streams: &mut [(&mut TextStream, &mut Session)],
+    count: u32,
+) -> Result<Vec<Option<Vec<Piece>>>> {
+    let tokenizer = engine.tokenizer()?;
+    let mut all: Vec<_> = streams.iter().map(|(stream, _)| stream.ended.is_none().then(Vec::new)).collect();
+    let mut parts = Vec::with_capacity(streams.len());
+    for ((stream, session), pieces) in streams.iter_mut().zip(&mut all) {
+        let Some(pieces) = pieces else { continue };
+        let expected = match stream.request.max_tokens {
+            0 => u64::MAX,
+            most => most - stream.produced,
+        };
+        let (sampling, count) = (stream.request.sampling, expected.min(u64::from(count)) as u32);
+        let tokenizer = &tokenizer;
+        let deliver = Box::new(move |id, logprob| {
+            pieces.push(stream.take(tokenizer, id, logprob));
+            if stream.ended.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        parts.push(Part { session, sampling, count, expected, deliver });
+    }
+    generate_together(engine, &mut parts).await?;
+    drop(parts);
+    Ok(all)
 }

@@ -59,10 +59,10 @@ impl Engine {
     /// Dispatches given to the GPU so far; 0 on the CPU.
     #[wasm_bindgen(getter)]
     pub fn dispatches(&self) -> f64 {
-        self.engine.dispatches() as f64
+        self.engine.counts().dispatches as f64
     }
 
-    /// A new, empty stream; it takes the place of the last.
+    /// A new, empty stream.
     pub fn session(&mut self) -> Session {
         Session { session: self.engine.session(), stream: None }
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::model_checks as check;
+use common::check;
 use pollster::block_on;
 use sinkstream::engine::Device;
 
@@ -54,4 +54,14 @@ fn whole_turns_leave_like_in_the_reference() {
 #[test]
 fn saved_sessions_go_on() {
     block_on(check::saved_sessions(&Device::Cpu));
+}
+
+#[test]
+fn streams_together_have_the_texts_that_each_has_alone() {
+    block_on(check::together_as_alone(&Device::Cpu));
+}
+
+#[test]
+fn what_is_computed_ahead_is_void_once_a_stream_moves() {
+    block_on(check::moved_streams(&Device::Cpu));
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::gpu;
-use common::model_checks as check;
+use common::check;
 macro_rules! on_gpu {
     ($($name:ident => $check:ident($($more:expr),*);)*) => {
         $(#[test]
@@ -27,6 +27,8 @@ on_gpu! {
     chunk_size_changes_nothing => chunk_sizes(&[2, 7, 8, 9, 33, 128]);
     whole_turns_leave_like_in_the_reference => turns(&[16]);
     saved_sessions_go_on => saved_sessions();
+    streams_together_have_the_texts_that_each_has_alone => together_as_alone();
+    what_is_computed_ahead_is_void_once_a_stream_moves => moved_streams();
     tokens_taken_back_leave_no_trace => taking_back();
     the_same_seed_gives_the_same_text_as_on_the_cpu => same_text_as_cpu();
     nlls_are_those_of_the_cpu => close_to_cpu();

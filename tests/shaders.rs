@@ -261,7 +261,7 @@ fn all_pipelines_can_be_built() {
         let mut executor = GpuExecutor::new(gpu, &buffers, vec![plan(vec![]), plan(dispatches)]).await.unwrap();
         executor.run(1, 3).unwrap();
         executor.run(0, 1).unwrap();
-        assert_eq!((executor.dispatches(), executor.submits()), (3 * count, 2));
+        assert_eq!((executor.counts().dispatches, executor.counts().submits), (3 * count, 2));
         let of_buffers = buffers.bytes(Purpose::Work);
         assert!(executor.bytes() >= of_buffers + 256 * count, "{} of {of_buffers}", executor.bytes());
     });

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
         let settings =
             Settings { device: device.clone(), attention, sinks, window, scores: true, ..args.run.settings() };
         // One row says for all what it runs on, and warns if the model was trained to see less.
-        let mut engine = match attention == Attention::Streaming && cache == largest {
+        let engine = match attention == Attention::Streaming && cache == largest {
             true => load(&args.model, &settings, args.run.quiet)?,
             false => pollster::block_on(Engine::load(open(&args.model)?, &settings, &mut |_| ()))?,
         };

@@ -15,6 +15,8 @@ pub struct CpuExecutor {
     plans: Vec<Plan>,
     scratch: Scratch,
     cores: Cores,
+    /// What a launch copied.
+    landing: Vec<u8>,
 }
 
 impl CpuExecutor {
@@ -25,7 +27,7 @@ impl CpuExecutor {
     pub fn new(buffers: &Buffers, plans: Vec<Plan>, threads: Option<usize>) -> crate::Result<Self> {
         let buffers =
             buffers.specs().iter().map(|spec| allocate(&spec.name, spec.bytes)).collect::<crate::Result<_>>()?;
-        Ok(Self { buffers, plans, scratch: Scratch::default(), cores: Cores::new(threads)? })
+        Ok(Self { buffers, plans, scratch: Scratch::default(), cores: Cores::new(threads)?, landing: vec![] })
     }
 
     /// Overwrites part of a buffer. `offset` in bytes, a multiple of 4.
@@ -36,7 +38,7 @@ impl CpuExecutor {
 
     /// Runs a plan `times` times over.
     pub fn run(&mut self, plan: usize, times: u32) {
-        let Self { buffers, plans, scratch, cores } = self;
+        let Self { buffers, plans, scratch, cores, .. } = self;
         cores.enter(|| {
             for _ in 0..times {
                 for dispatch in &plans[plan].dispatches {
@@ -44,6 +46,27 @@ impl CpuExecutor {
                 }
             }
         });
+    }
+
+    /// Runs a plan `times` over and copies the fronts of buffers for [`Self::land`].
+    pub fn launch(&mut self, plan: usize, times: u32, copies: &[(BufferId, u64)]) {
+        self.run(plan, times);
+        self.landing.clear();
+        for (buffer, bytes) in copies {
+            let source: &[u8] = bytemuck::cast_slice(&self.buffers[buffer.0]);
+            self.landing.extend(&source[..*bytes as usize]);
+        }
+    }
+
+    /// What the launch copied.
+    pub fn land(&self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.landing[..bytes.len()]);
+    }
+
+    /// Copies part of a buffer to another place in it. All numbers in bytes, multiples of 4.
+    pub fn copy(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64) {
+        let words = (from / 4) as usize..((from + bytes) / 4) as usize;
+        self.buffers[buffer.0].copy_within(words, (to / 4) as usize);
     }
 
     /// A copy of part of a buffer. `offset` in bytes, a multiple of 4.
@@ -73,7 +96,7 @@ fn allocate(name: &str, bytes: u64) -> crate::Result<Vec<u32>> {
 }
 
 /// Most buffers that one kernel writes.
-const MAX_OUTPUTS: usize = 4;
+const MAX_OUTPUTS: usize = 5;
 
 /// One dispatch, as a twin sees it: bindings by their number in the WGSL.
 pub struct Call<'a> {

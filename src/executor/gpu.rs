@@ -1,9 +1,13 @@
 //! Runs plans on a GPU through wgpu. Buffers, pipelines and bind groups exist before the first token; a step encodes
 //! the same dispatches again and submits them.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
 
+use super::Counts;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernel::{Access, Kernel};
@@ -14,6 +18,8 @@ use crate::platform;
 const PARAMS_STRIDE: u64 = 256;
 /// Most bytes that are read back at once.
 const STAGING_BYTES: u64 = 256 << 10;
+/// Launches that may be under way at once.
+pub const MAX_FLIGHTS: usize = 2;
 /// Bytes of writes after which they are handed to the device, so that a large model is never in memory twice.
 const FLUSH_BYTES: u64 = 64 << 20;
 
@@ -23,13 +29,80 @@ pub struct GpuExecutor {
     gpu: Gpu,
     buffers: Vec<wgpu::Buffer>,
     /// What [`Self::read`] copies through.
-    staging: wgpu::Buffer,
+    staging: Staging,
+    /// What launches copy to, in turn.
+    landings: [Staging; MAX_FLIGHTS],
+    /// Launches under way, oldest first.
+    flights: VecDeque<Flight>,
+    launches: usize,
     plans: Vec<Vec<Step>>,
     bytes: u64,
     /// Bytes written since the last submit.
     unflushed: u64,
-    dispatches: u64,
-    submits: u64,
+    counts: Counts,
+}
+
+/// A launch under way.
+#[derive(Debug)]
+struct Flight {
+    /// Which of the landings.
+    landing: usize,
+    steps: u32,
+    bytes: u64,
+    submission: wgpu::SubmissionIndex,
+}
+
+/// A buffer that the host can read when it is mapped.
+#[derive(Debug)]
+struct Staging {
+    buffer: wgpu::Buffer,
+    mapped: Arc<AtomicU8>,
+}
+
+/// States of [`Staging::mapped`].
+const WAITING: u8 = 0;
+const MAPPED: u8 = 1;
+const FAILED: u8 = 2;
+
+/// What wgpu's callback tells. One that is dropped uncalled has failed.
+struct Report(Arc<AtomicU8>);
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let _ = self.0.compare_exchange(WAITING, FAILED, Ordering::AcqRel, Ordering::Acquire); // it has been called
+    }
+}
+
+impl Staging {
+    fn new(device: &wgpu::Device) -> Self {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        Self { buffer: buffer(device, "staging", STAGING_BYTES, usage), mapped: Arc::default() }
+    }
+
+    /// Asks for the first `bytes`, after what was submitted.
+    fn map(&self, bytes: u64) {
+        self.mapped.store(WAITING, Ordering::Release);
+        let report = Report(Arc::clone(&self.mapped));
+        self.buffer.map_async(wgpu::MapMode::Read, ..bytes, move |result| {
+            report.0.store(if result.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
+        });
+    }
+
+    fn is_settled(&self) -> bool {
+        self.mapped.load(Ordering::Acquire) != WAITING
+    }
+
+    /// Takes what has been mapped.
+    fn take(&self, gpu: &Gpu, bytes: &mut [u8]) -> Result<()> {
+        if self.mapped.load(Ordering::Acquire) != MAPPED {
+            gpu.check()?;
+            return Err(Error::DeviceLost("while waiting for it".into()));
+        }
+        let view = self.buffer.get_mapped_range(..bytes.len() as u64);
+        bytes.copy_from_slice(&view.map_err(|error| Error::Gpu(format!("read back: {error}")))?);
+        self.buffer.unmap();
+        Ok(())
+    }
 }
 
 /// A dispatch, ready to be encoded.
@@ -61,7 +134,8 @@ impl GpuExecutor {
         }
 
         let params_bytes = dispatches.len() as u64 * PARAMS_STRIDE;
-        let bytes = buffers.specs().iter().map(|spec| spec.bytes).sum::<u64>() + params_bytes + STAGING_BYTES;
+        let bytes = buffers.specs().iter().map(|spec| spec.bytes).sum::<u64>() + params_bytes
+            + (1 + MAX_FLIGHTS as u64) * STAGING_BYTES;
         let uniforms = uniforms(&dispatches);
         let device = &gpu.device;
         let make_buffers = || {
@@ -77,11 +151,9 @@ impl GpuExecutor {
             let all: Vec<_> = buffers.specs().iter().enumerate().map(make).collect();
             let params =
                 buffer(device, "params", params_bytes, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
-            let staging =
-                buffer(device, "staging", STAGING_BYTES, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
-            (all, params, staging)
+            (all, params, Staging::new(device), std::array::from_fn(|_| Staging::new(device)))
         };
-        let (all, params, staging) = gpu.checked(&format!("{bytes} bytes of buffers"), make_buffers).await?;
+        let (all, params, staging, landings) = gpu.checked(&format!("{bytes} bytes of buffers"), make_buffers).await?;
 
         let make_plans = || {
             let mut pipelines = gpu.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +168,18 @@ impl GpuExecutor {
             plans.iter().map(|plan| plan.dispatches.iter().map(&mut make).collect()).collect()
         };
         let plans = gpu.checked("pipelines", make_plans).await?;
-        Ok(Self { gpu, buffers: all, staging, plans, bytes, unflushed: 0, dispatches: 0, submits: 0 })
+        Ok(Self {
+            gpu,
+            buffers: all,
+            staging,
+            landings,
+            flights: VecDeque::with_capacity(MAX_FLIGHTS),
+            launches: 0,
+            plans,
+            bytes,
+            unflushed: 0,
+            counts: Counts::default(),
+        })
     }
 
     /// Overwrites part of a buffer before the next run. `offset` in bytes; it and the length are multiples of 4.
@@ -118,9 +201,52 @@ impl GpuExecutor {
     /// # Errors
     /// [`Error::DeviceLost`], or [`Error::Gpu`] for an earlier fault.
     pub fn run(&mut self, plan: usize, times: u32) -> Result<()> {
+        let encoder = self.encode(plan, times)?;
+        self.submit(Some(encoder.finish()));
+        Ok(())
+    }
+
+    /// As [`Self::run`], and in the same submit copies the fronts of buffers, so many bytes of each, for [`Self::land`].
+    /// At most [`MAX_FLIGHTS`] launches are under way at once.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn launch(&mut self, plan: usize, times: u32, copies: &[(BufferId, u64)]) -> Result<()> {
+        let mut encoder = self.encode(plan, times)?;
+        let landing = self.launches % MAX_FLIGHTS;
+        let mut bytes = 0;
+        for (id, length) in copies {
+            encoder.copy_buffer_to_buffer(&self.buffers[id.0], 0, &self.landings[landing].buffer, bytes, *length);
+            bytes += length;
+        }
+        let submission = self.submit(Some(encoder.finish()));
+        self.landings[landing].map(bytes);
+        self.flights.push_back(Flight { landing, steps: times, bytes, submission });
+        self.launches += 1;
+        Ok(())
+    }
+
+    /// What the oldest launch copied. Waits for that launch alone, and only if it is not done.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] or [`Error::Gpu`].
+    pub async fn land(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let Some(flight) = self.flights.pop_front() else { return Ok(()) };
+        let landing = &self.landings[flight.landing];
+        let _ = self.gpu.device.poll(wgpu::PollType::Poll); // only to hear what is done; a fault comes up below
+        if !landing.is_settled() {
+            self.counts.waits += 1;
+            self.counts.waits_on_one += u64::from(flight.steps == 1);
+            platform::wait(&self.gpu.device, &self.gpu.queue, flight.submission, || landing.is_settled()).await?;
+        }
+        landing.take(&self.gpu, &mut bytes[..flight.bytes as usize])
+    }
+
+    /// Commands that run a plan `times` times over, in one pass.
+    fn encode(&mut self, plan: usize, times: u32) -> Result<wgpu::CommandEncoder> {
         self.gpu.check()?;
-        let mut encoder =
-            self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("run") };
+        let mut encoder = self.gpu.device.create_command_encoder(&descriptor);
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
         for _ in 0..times {
@@ -128,10 +254,28 @@ impl GpuExecutor {
                 pass.set_pipeline(pipeline);
                 pass.set_bind_group(0, bind_group, &[]);
                 pass.dispatch_workgroups(*x, *y, *z);
-                self.dispatches += 1;
+                self.counts.dispatches += 1;
             }
         }
         drop(pass);
+        Ok(encoder)
+    }
+
+    /// Copies part of a buffer to another place in it, piece by piece through the front of another buffer. All numbers in
+    /// bytes, multiples of 4.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn copy(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64, through: BufferId) -> Result<()> {
+        self.gpu.check()?;
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("copy") };
+        let mut encoder = self.gpu.device.create_command_encoder(&descriptor);
+        let (buffer, through) = (&self.buffers[buffer.0], &self.buffers[through.0]);
+        for done in (0..bytes).step_by(through.size() as usize) {
+            let piece = through.size().min(bytes - done);
+            encoder.copy_buffer_to_buffer(buffer, from + done, through, 0, piece);
+            encoder.copy_buffer_to_buffer(through, 0, buffer, to + done, piece);
+        }
         self.submit(Some(encoder.finish()));
         Ok(())
     }
@@ -145,20 +289,14 @@ impl GpuExecutor {
         for part in bytes.chunks_mut(STAGING_BYTES as usize) {
             self.gpu.check()?;
             let length = part.len() as u64;
-            let mut encoder =
-                self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
-            encoder.copy_buffer_to_buffer(&self.buffers[buffer.0], offset, &self.staging, 0, length);
-            self.submit(Some(encoder.finish()));
-            let (sender, mapped) = futures_channel::oneshot::channel();
-            self.staging.map_async(wgpu::MapMode::Read, ..length, move |result| {
-                let _ = sender.send(result); // nobody waits any more if the caller has gone
-            });
-            let mapped = platform::finish(&self.gpu.device, &self.gpu.queue, mapped).await;
-            self.gpu.check()?;
-            mapped?.map_err(|error| Error::Gpu(format!("read back: {error}")))?;
-            let view = self.staging.get_mapped_range(..length);
-            part.copy_from_slice(&view.map_err(|error| Error::Gpu(format!("read back: {error}")))?);
-            self.staging.unmap();
+            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("read") };
+            let mut encoder = self.gpu.device.create_command_encoder(&descriptor);
+            encoder.copy_buffer_to_buffer(&self.buffers[buffer.0], offset, &self.staging.buffer, 0, length);
+            let submission = self.submit(Some(encoder.finish()));
+            let staging = &self.staging;
+            staging.map(length);
+            platform::wait(&self.gpu.device, &self.gpu.queue, submission, || staging.is_settled()).await?;
+            staging.take(&self.gpu, part)?;
             offset += length;
         }
         Ok(())
@@ -179,20 +317,15 @@ impl GpuExecutor {
         &self.gpu
     }
 
-    /// Dispatches encoded and submitted so far.
-    pub fn dispatches(&self) -> u64 {
-        self.dispatches
+    /// What was given to the device so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
-    /// Submits so far.
-    pub fn submits(&self) -> u64 {
-        self.submits
-    }
-
-    fn submit(&mut self, commands: Option<wgpu::CommandBuffer>) {
-        self.gpu.queue.submit(commands);
-        self.submits += 1;
+    fn submit(&mut self, commands: Option<wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
+        self.counts.submits += 1;
         self.unflushed = 0;
+        self.gpu.queue.submit(commands)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, bytes_of};
 
-use super::{Forward, Given, Layer, Linear, padded};
+use super::{Chosen, Forward, Given, Layer, Linear, padded};
 use crate::config::Rope;
 use crate::family::Positions;
 use crate::kernel::{Kernel, WORKGROUP};
@@ -244,15 +244,16 @@ impl Forward<'_> {
         push(plan, &nll::KERNEL, "score", &params, &[self.given.columns, self.logits, nll], &[], workgroups);
     }
 
-    pub(crate) fn sample(&self, plan: &mut Plan, settings: BufferId, recent: BufferId, ids: BufferId) {
+    pub(crate) fn sample(&self, plan: &mut Plan, chosen: &Chosen) {
         self.logits(plan);
         let params = sample::Params {
             vocab_size: self.config.vocab_size,
             stride: padded(self.config.vocab_size),
             slots: self.slots,
         };
-        let buffers = [settings, self.given.columns, self.logits, recent, ids];
-        push(plan, &sample::KERNEL, "sample", &params, &buffers, &[], [1, 1, 1]);
+        let Chosen { settings, recent, ids, logprobs } = *chosen;
+        let buffers = [settings, self.given.columns, self.logits, recent, ids, logprobs];
+        push(plan, &sample::KERNEL, "sample", &params, &buffers, &[], [1, plan.columns, 1]);
     }
 
     fn cache_override(&self) -> (&'static str, u32) {

@@ -1,4 +1,4 @@
-//! Chooses the next token of column 0 and moves the column on, so that the next step needs no host.
+//! Chooses the next token of every column and moves the column on, so that the next step needs no host.
 //!
 //! In llama.cpp's order: repetition penalty, top-k, top-p, min-p, temperature. The choice itself is the Gumbel-max
 //! trick, argmax(logit / temperature + g(id)), with g a hash of (seed, position, id): one pass, no sort, the same on
@@ -12,10 +12,10 @@ use crate::plan::{Column, ColumnsHeader};
 
 /// Most tokens that top-k and top-p choose from.
 pub const MAX_CANDIDATES: usize = 256;
-/// Most recent tokens that the repetition penalty looks at: words of the `recent` ring.
+/// Most recent tokens that the repetition penalty looks at: words of a lane's `recent` ring.
 pub const MAX_RECENT: usize = 1024;
-/// Most tokens that one batch of steps chooses before the host reads them: words of `ids`.
-pub const MAX_BURST: u32 = 32;
+/// Chosen tokens of a lane that are kept for the host: it may be so far behind.
+pub const MAX_AHEAD: u32 = 64;
 
 /// Mirrors `Params` in `shaders/sample.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -29,7 +29,7 @@ pub struct Params {
     pub slots: u32,
 }
 
-/// How to choose: written by the host when it changes. Mirrors `Settings` in `shaders/sample.wgsl`.
+/// How to choose for one column: written by the host when it changes. Mirrors `Settings` in `shaders/sample.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Settings {
@@ -47,13 +47,13 @@ pub struct Settings {
     pub repeat_last_n: u32,
     /// Seed of the random numbers.
     pub seed: u32,
-    /// Unused; makes 32 bytes.
-    pub pad: u32,
+    /// 0: nothing, the column is not in use; 1: a token; 2: its log-probability too.
+    pub wanted: u32,
 }
 
-/// Grid: (1, 1): only column 0 is chosen for. No overrides.
-/// `recent`: word 0 counts the tokens ever written, token n is word 1 + n mod [`MAX_RECENT`].
-/// `ids`: word 0 counts the tokens chosen, then come they. Both belong to column 0.
+/// Grid: (1, columns). No overrides. `settings`: one for each of [`crate::plan::MAX_COLUMNS`] columns. The others have a
+/// part for each lane. `recent`: word 0 counts the tokens ever written, token n is word 1 + n mod [`MAX_RECENT`].
+/// `ids`, `logprobs`: what was chosen at position p, and log(softmax) of it, temperature 1, is word p mod [`MAX_AHEAD`].
 pub const KERNEL: Kernel = Kernel {
     name: "sample",
     wgsl: &[include_str!("../../shaders/shared/columns.wgsl"), include_str!("../../shaders/sample.wgsl")],
@@ -64,30 +64,46 @@ pub const KERNEL: Kernel = Kernel {
         write("logits"),
         write("recent"),
         write("ids"),
+        write("logprobs"),
     ],
     twin,
 };
 
 fn twin(call: &mut Call<'_>) {
     let params: Params = call.params();
-    let settings: Settings = call.input::<Settings>(1)[0];
-    let ([columns, logits, recent, ids], _) = call.outputs();
+    let all_settings: &[Settings] = call.input(1);
+    let ([columns, logits, recent, ids, logprobs], _) = call.outputs();
     let (_, columns) = columns.split_at_mut(size_of::<ColumnsHeader>() / 4);
-    let column: &mut Column = &mut bytemuck::cast_slice_mut(columns)[0];
-    let logits: &mut [f32] = &mut bytemuck::cast_slice_mut(logits)[..params.vocab_size as usize];
+    let columns: &mut [Column] = bytemuck::cast_slice_mut(columns);
+    let logits: &mut [f32] = bytemuck::cast_slice_mut(logits);
+    let logprobs: &mut [f32] = bytemuck::cast_slice_mut(logprobs);
+    let all = columns.iter_mut().zip(all_settings).zip(logits.chunks_mut(params.stride as usize));
+    for ((column, settings), logits) in all.filter(|((_, settings), _)| settings.wanted > 0) {
+        let lane = column.lane as usize;
+        let recent = &mut recent[lane * (1 + MAX_RECENT)..][..1 + MAX_RECENT];
+        let chosen = lane * MAX_AHEAD as usize + (column.position % MAX_AHEAD) as usize;
+        let logits = &mut logits[..params.vocab_size as usize];
+        penalise(logits, recent, settings);
+        let id = choose(logits, settings, column.position);
+        if settings.wanted == 2 {
+            logprobs[chosen] = log_probability(logits, id);
+        }
+        let count = recent[0];
+        recent[1 + count as usize % MAX_RECENT] = id;
+        recent[0] = count + 1;
+        ids[chosen] = id;
+        column.token = id;
+        column.position = column.position.wrapping_add(1);
+        column.slot = if column.slot + 1 == params.slots { column.sinks } else { column.slot + 1 };
+        column.cached = (column.cached + 1).min(column.capacity);
+    }
+}
 
-    penalise(logits, recent, &settings);
-    let id = choose(logits, &settings, column.position);
-
-    let count = recent[0];
-    recent[1 + count as usize % MAX_RECENT] = id;
-    recent[0] = count + 1;
-    ids[1 + ids[0] as usize] = id;
-    ids[0] += 1;
-    column.token = id;
-    column.position = column.position.wrapping_add(1);
-    column.slot = if column.slot + 1 == params.slots { column.sinks } else { column.slot + 1 };
-    column.cached = (column.cached + 1).min(column.capacity);
+/// log(softmax) of a token among all.
+fn log_probability(logits: &[f32], id: u32) -> f32 {
+    let highest = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f32 = logits.iter().map(|logit| (logit - highest).exp()).sum();
+    logits[id as usize] - highest - sum.ln()
 }
 
 /// Lowers the logits of the last `repeat_last_n` tokens, each once.

@@ -1,7 +1,5 @@
 //! Threads, vector instructions, clock and GPU waiting on an operating system.
 
-use futures_channel::oneshot;
-
 use super::Work;
 use crate::error::{Error, Result};
 
@@ -62,11 +60,16 @@ pub fn unix_seconds() -> i64 {
     since_1970.map_or(0, |since| since.as_secs() as i64)
 }
 
-/// Waits for a callback of wgpu, after `queue` was given the work that leads to it.
+/// Waits until a submission is done and what wgpu has to tell of it has been told.
 ///
 /// # Errors
-/// [`Error::DeviceLost`] if the callback was dropped uncalled, [`Error::Gpu`] if the device cannot be waited for.
-pub async fn finish<T>(device: &wgpu::Device, _queue: &wgpu::Queue, callback: oneshot::Receiver<T>) -> Result<T> {
-    device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Gpu(format!("waiting: {error}")))?;
-    callback.await.map_err(|oneshot::Canceled| Error::DeviceLost("while waiting for it".into()))
+/// [`Error::Gpu`] if the device cannot be waited for.
+pub async fn wait(
+    device: &wgpu::Device,
+    _queue: &wgpu::Queue,
+    submission: wgpu::SubmissionIndex,
+    _is_told: impl Fn() -> bool,
+) -> Result<()> {
+    let until = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+    device.poll(until).map(|_| ()).map_err(|error| Error::Gpu(format!("waiting: {error}")))
 }

@@ -1,6 +1,5 @@
 //! Threads (none), vector instructions (SIMD128, at compile time), clock and GPU waiting in a browser.
 
-use futures_channel::oneshot;
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -59,28 +58,29 @@ pub fn unix_seconds() -> i64 {
 /// How often a waiting GPU queue is poked. Shorter floods the GPU process, longer is waited for.
 const POKE_SECONDS: f64 = 0.002;
 
-/// Waits for a callback of wgpu, after `queue` was given the work that leads to it.
+/// Waits until a submission is done and what wgpu has to tell of it has been told.
 ///
 /// Firefox looks after its queues every 100 ms and Chromium every 2.5 ms, unless something is submitted: so an empty
 /// submit follows every [`POKE_SECONDS`] until the callback has come.
 ///
 /// # Errors
-/// [`Error::DeviceLost`] if the callback was dropped uncalled.
-pub async fn finish<T>(_device: &wgpu::Device, queue: &wgpu::Queue, mut callback: oneshot::Receiver<T>) -> Result<T> {
+/// [`Error::Gpu`] where there is no `MessageChannel`.
+pub async fn wait(
+    _device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    _submission: wgpu::SubmissionIndex,
+    is_told: impl Fn() -> bool,
+) -> Result<()> {
     let ticks = Ticks::new()?;
     let mut poked = f64::MIN;
-    loop {
-        match callback.try_recv() {
-            Ok(Some(value)) => return Ok(value),
-            Ok(None) => {}
-            Err(oneshot::Canceled) => return Err(Error::DeviceLost("while waiting for it".into())),
-        }
+    while !is_told() {
         if seconds() - poked > POKE_SECONDS {
             queue.submit(None);
             poked = seconds();
         }
         ticks.next().await;
     }
+    Ok(())
 }
 
 /// Turns of the event loop. Messages come at once; timers wait 4 ms.

@@ -14,6 +14,7 @@ use crate::config::Attention;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
+use crate::kernels::sample::MAX_AHEAD;
 use crate::plan::{BufferId, Purpose};
 
 const MAGIC: [u8; 8] = *b"sinksnap";
@@ -29,9 +30,9 @@ impl Session {
     /// stream in recompute mode has no keys. Sampling settings are the caller's.
     ///
     /// # Errors
-    /// [`Error::Settings`] if the engine has gone on to another session; those of the executor.
+    /// Those of the executor.
     pub async fn save(&self, engine: &mut Engine, note: &[u8]) -> Result<Vec<u8>> {
-        self.check(engine, &[])?;
+        let lane = engine.lane(&self.id).await?;
         let mut out = MAGIC.to_vec();
         out.extend(VERSION.to_le_bytes());
         out.extend(identity(engine.gguf()));
@@ -45,10 +46,10 @@ impl Session {
             out.extend(bytes);
         }
         if self.keep.attention != Attention::Recompute {
-            let (slots, rows) = (self.ring.held(), Rows::new(engine, self.ring.slots()));
+            let (slots, rows) = (self.ring.held(MAX_AHEAD), Rows::new(engine, self.ring.slots()));
             for buffer in &rows.buffers {
-                let mut cache = vec![0; rows.heads * rows.slots * rows.bytes];
-                engine.executor.read(*buffer, 0, &mut cache).await?;
+                let mut cache = vec![0; rows.lane_bytes()];
+                engine.executor.read(*buffer, rows.lane_bytes() as u64 * u64::from(lane), &mut cache).await?;
                 for place in rows.places(&slots) {
                     out.extend(&cache[place..place + rows.bytes]);
                 }
@@ -59,13 +60,11 @@ impl Session {
         Ok(out)
     }
 
-    /// A session from bytes of [`Self::save`], and the note that was saved with it. It takes the place of the engine's
-    /// present session. The engine must have loaded the same model with the same attention mode, cache size and cache
+    /// A session from bytes of [`Self::save`], and the note that was saved with it. The engine must have loaded the same model with the same attention mode, cache size and cache
     /// type; device and chunk size do not matter. On the same executor the stream goes on with the same bits.
     ///
     /// # Errors
-    /// [`Error::Snapshot`] for bytes that are damaged or of another engine, and the present session goes on; those of
-    /// the executor.
+    /// [`Error::Snapshot`] for bytes that are damaged or of another engine; those of the executor.
     pub async fn restore(engine: &mut Engine, bytes: &[u8]) -> Result<(Self, Vec<u8>)> {
         let refuse = |what: &str| Error::Snapshot(what.into());
         let mut reader = Reader(bytes);
@@ -84,7 +83,7 @@ impl Session {
         if reader.array::<HASH>()? != identity(engine.gguf()) {
             return Err(refuse("it is of another model"));
         }
-        let mut session = Self::new(0, engine.keep(), engine.model.slack);
+        let mut session = engine.session();
         let keep = &mut session.keep;
         let total = keep.sinks + keep.window;
         let wanted = [keep.attention as u32, total, engine.cache_type() as u32];
@@ -117,8 +116,6 @@ impl Session {
             session.ring.resume(session.start, session.delivered.saturating_sub(1), turns);
             session.restore_cache(engine, reader.0).await?;
         }
-        engine.current_session += 1;
-        session.id = engine.current_session;
         Ok((session, note))
     }
 
@@ -126,7 +123,7 @@ impl Session {
     /// slots that nobody looks at.
     async fn restore_cache(&self, engine: &mut Engine, saved: &[u8]) -> Result<()> {
         let rows = Rows::new(engine, self.ring.slots());
-        let slots = self.ring.held();
+        let slots = self.ring.held(MAX_AHEAD);
         let parts = rows.buffers.len() * rows.heads;
         let sinks = slots.len().min(self.keep.sinks as usize);
         let count = saved.len() / (parts * rows.bytes).max(1);
@@ -134,24 +131,25 @@ impl Session {
         if saved.len() != count * parts * rows.bytes || count < seen {
             return Err(Error::Snapshot("it contradicts itself".into()));
         }
+        let lane = engine.lane(&self.id).await?;
         // The sinks, and as many of the latest tokens as both have.
         let both = count.min(slots.len());
         let here: Vec<u32> = slots[..sinks].iter().chain(&slots[slots.len() - (both - sinks)..]).copied().collect();
         let there: Vec<usize> = (0..sinks).chain(count - (both - sinks)..count).collect();
         for (n, buffer) in rows.buffers.iter().enumerate() {
-            let mut cache = vec![0; rows.heads * rows.slots * rows.bytes];
+            let mut cache = vec![0; rows.lane_bytes()];
             let first = n * rows.heads * count;
             for (at, place) in rows.places(&here).enumerate() {
                 let row = first + at / both * count + there[at % both];
                 cache[place..place + rows.bytes].copy_from_slice(&saved[row * rows.bytes..][..rows.bytes]);
             }
-            engine.executor.write(*buffer, 0, &cache)?;
+            engine.executor.write(*buffer, rows.lane_bytes() as u64 * u64::from(lane), &cache)?;
         }
         Ok(())
     }
 }
 
-/// How a cache buffer is divided: `[kv_head][slot]` rows of one key or value.
+/// How a lane of a cache buffer is divided: `[kv_head][slot]` rows of one key or value.
 struct Rows {
     buffers: Vec<BufferId>,
     heads: usize,
@@ -169,6 +167,10 @@ impl Rows {
             slots: slots as usize,
             bytes: 4 * engine.cache_type().words_per_pair() * (config.head_dim / 2) as usize,
         }
+    }
+
+    fn lane_bytes(&self) -> usize {
+        self.heads * self.slots * self.bytes
     }
 
     /// Where the rows of these slots begin, head by head, in bytes.

@@ -874,7 +874,7 @@ fn sample_cases() -> Cases {
         repeat_penalty: 1.0,
         repeat_last_n: 64,
         seed: 0,
-        pad: 0,
+        wanted: 1,
     };
     let free = sample::Settings { top_k: 0, top_p: 1.0, ln_min_p: f32::MIN, ..usual };
     let settings = [
@@ -906,34 +906,48 @@ fn sample_cases() -> Cases {
     cases
 }
 
+/// Three columns of which the middle one is not in use, in lanes 2 and 0; the last one wants log-probabilities too.
 fn push_sample(cases: &mut Cases, random: &mut Random, vocab_size: u32, kind: usize, settings: sample::Settings) {
     let sinks = [0, 1, 4][kind % 3];
     let (window, slots) = (20, sinks + 20 + 8);
-    let cached = [0, 5, sinks + window][random.below(3) as usize];
-    let slot = [slots - 1, slots - 2, cached][random.below(3) as usize];
-    let position = if kind == 1 { u32::MAX } else { random.word() };
-    let column = Column { token: 1, position, slot, cached, sinks, capacity: sinks + window, lane: 0, target: 0 };
-    let logits = sample_logits(random, kind, vocab_size);
-    let mut recent = vec![0; 1 + sample::MAX_RECENT];
-    recent[0] = [0, 5, 64, 1500][random.below(4) as usize];
-    for id in &mut recent[1..] {
-        *id = random.below(vocab_size.min(100));
+    let mut column = |lane: u32| {
+        let cached = [0, 5, sinks + window][random.below(3) as usize];
+        let slot = [slots - 1, slots - 2, cached][random.below(3) as usize];
+        let position = if kind == 1 { u32::MAX } else { random.word() };
+        Column { token: 1, position, slot, cached, sinks, capacity: sinks + window, lane, target: 0 }
+    };
+    let columns = [column(2), column(1), column(0)];
+    let stride = vocab_size + 3;
+    let mut logits = vec![];
+    for _ in 0..3 {
+        logits.extend(sample_logits(random, kind, vocab_size));
+        logits.extend([9.0; 3]); // more than any, and nobody's
     }
-    let mut ids = vec![0; 1 + sample::MAX_BURST as usize];
-    ids[0] = random.below(8);
+    let mut recent = vec![0; 3 * (1 + sample::MAX_RECENT)];
+    for recent in recent.chunks_mut(1 + sample::MAX_RECENT) {
+        recent[0] = [0, 5, 64, 1500][random.below(4) as usize];
+        for id in &mut recent[1..] {
+            *id = random.below(vocab_size.min(100));
+        }
+    }
+    let mut of_columns = vec![sample::Settings { wanted: 0, ..settings }; MAX_COLUMNS as usize];
+    of_columns[0] = settings;
+    of_columns[2] = sample::Settings { wanted: 2, seed: random.word(), ..settings };
+    let chosen = 3 * sample::MAX_AHEAD as usize;
     cases.push(
         format!("{vocab_size} of kind {kind}, {settings:?}, {} recent", recent[0]),
         &sample::KERNEL,
-        &sample::Params { vocab_size, stride: vocab_size, slots },
+        &sample::Params { vocab_size, stride, slots },
         vec![
-            input(&[settings]),
-            columns_of(&[column]),
+            input(&of_columns),
+            columns_of(&columns),
             output(&logits, Compare::Float(1e-6)),
             output(&recent, Compare::Exact),
-            output(&ids, Compare::Exact),
+            output(&vec![u32::MAX; chosen], Compare::Exact),
+            output(&vec![0.0_f32; chosen], Compare::Float(2e-5)),
         ],
         &[],
-        [1, 1, 1],
+        [1, 3, 1],
     );
     cases.cases.last_mut().expect("just added").times = 1 + random.below(3);
 }

@@ -5,6 +5,13 @@
 
 pub mod files;
 pub mod model_checks;
+pub mod stream_checks;
+
+/// All checks.
+pub mod check {
+    pub use super::model_checks::*;
+    pub use super::stream_checks::*;
+}
 
 use serde_json::Value;
 use sinkstream::config::Attention;
