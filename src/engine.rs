@@ -92,13 +92,16 @@ pub struct Engine {
     gguf: Gguf,
     config: Config,
     keep: Keep,
-    cache: CacheType,
+    settings: Settings,
+    /// Where the weights come from once more if the device is lost.
+    source: Option<Source>,
     pub(crate) model: Model,
     pub(crate) executor: Executor,
     pub(crate) lanes: Lanes,
     /// What a launch brings back: ids, then log-probabilities, `[lane][MAX_AHEAD]` each.
     pub(crate) landing: Vec<u32>,
     tokenizer: Option<Rc<Tokenizer>>,
+    recoveries: u32,
 }
 
 impl Engine {
@@ -116,14 +119,50 @@ impl Engine {
         let total = model.directory.file_bytes();
         let mut report = |loaded| progress(Progress { loaded, total });
         model.load(&config, &mut source, &mut executor, &mut report).await?;
-        let (cache, lanes) = (settings.cache, Lanes::new(settings.streams));
+        let (settings, lanes) = (settings.clone(), Lanes::new(settings.streams));
         let landing = vec![0; 2 * (settings.streams * MAX_AHEAD) as usize];
-        Ok(Self { gguf, config, keep, cache, model, executor, lanes, landing, tokenizer: None })
+        // A device may be lost, memory is not; and a stream cannot be read again.
+        let source = (executor.name() == "gpu" && !source.is_sequential()).then_some(source);
+        let (tokenizer, recoveries) = (None, 0);
+        Ok(Self { gguf, config, keep, settings, source, model, executor, lanes, landing, tokenizer, recoveries })
+    }
+
+    /// If the error is that the device was lost: opens it anew and brings the weights to it once more. Sessions follow when
+    /// they are used, each from the ids that it remembers.
+    ///
+    /// # Errors
+    /// The error itself if it is another, or the model came from a stream that cannot be read again; what goes wrong.
+    pub(crate) async fn recover_from(&mut self, error: Error) -> Result<()> {
+        let (Error::DeviceLost(_), Executor::Gpu(lost), Some(source)) = (&error, &self.executor, &mut self.source)
+        else {
+            return Err(error);
+        };
+        let gpu = lost.gpu().reopen().await?;
+        let (config, _, mut model) = lay_out(&self.gguf, &self.settings, gpu.lanes())?;
+        let plans = std::mem::take(&mut model.plans);
+        let mut executor = Executor::new(Some(gpu), &model.buffers, plans, None).await?;
+        model.load(&config, source, &mut executor, &mut |_| {}).await?;
+        (self.model, self.executor) = (model, executor);
+        self.lanes.forget();
+        self.recoveries += 1;
+        Ok(())
+    }
+
+    /// How often a lost device was replaced.
+    pub fn recoveries(&self) -> u32 {
+        self.recoveries
+    }
+
+    /// Gives the GPU up with everything on it: what is used after that has lost its device. Nothing on the CPU.
+    pub fn destroy_device(&self) {
+        if let Executor::Gpu(gpu) = &self.executor {
+            gpu.gpu().destroy();
+        }
     }
 
     /// A new, empty stream. There may be any number of them; [`Settings::streams`] of them are on the device at once.
     pub fn session(&self) -> Session {
-        Session::new(self.keep, self.model.slack)
+        Session::new(self.keep, self.config.n_layers, self.model.slack)
     }
 
     /// Streams that can go on together.
@@ -160,7 +199,7 @@ impl Engine {
 
     /// Number type of the cache.
     pub fn cache_type(&self) -> CacheType {
-        self.cache
+        self.settings.cache
     }
 
     /// The model's shape.

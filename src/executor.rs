@@ -25,6 +25,8 @@ pub struct Counts {
     pub dispatches: u64,
     /// Submits. Each makes an encoder and a command buffer; nothing else is made after loading.
     pub submits: u64,
+    /// Writes of the host to the device.
+    pub writes: u64,
     /// How often the host had to wait for a result …
     pub waits: u64,
     /// … that was a single step's.
@@ -113,13 +115,13 @@ impl Executor {
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`] or [`crate::Error::Gpu`].
-    pub fn copy(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64, through: BufferId) -> Result<()> {
+    pub fn copy_within(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64, through: BufferId) -> Result<()> {
         match self {
             Self::Cpu(cpu) => {
-                cpu.copy(buffer, from, to, bytes);
+                cpu.copy_within(buffer, from, to, bytes);
                 Ok(())
             }
-            Self::Gpu(gpu) => gpu.copy(buffer, from, to, bytes, through),
+            Self::Gpu(gpu) => gpu.copy_within(buffer, from, to, bytes, through),
         }
     }
 

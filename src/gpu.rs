@@ -134,6 +134,17 @@ impl Gpu {
         Ok(Self::new(device, queue, info))
     }
 
+    /// The same adapter with a new device, after this one was lost.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] if it has gone, [`Error::NoGpu`] if it gives no device.
+    pub(crate) async fn reopen(&self) -> Result<Self> {
+        let known = |info: &wgpu::AdapterInfo| (info.name.clone(), info.backend, info.vendor, info.device);
+        let adapters = adapters().await;
+        let same = adapters.iter().find(|adapter| known(&adapter.get_info()) == known(&self.info));
+        Self::open(same.ok_or_else(|| Error::DeviceLost(format!("{} has gone", self.adapter())))?).await
+    }
+
     /// Takes a device, whoever opened it.
     pub fn new(device: wgpu::Device, queue: wgpu::Queue, info: wgpu::AdapterInfo) -> Self {
         let faults = Arc::new(Mutex::new(Faults::default()));
@@ -148,6 +159,11 @@ impl Gpu {
             faults.lost.get_or_insert_with(|| format!("{reason:?} {message}"));
         });
         Self { device, queue, info, pipelines: Arc::default(), faults }
+    }
+
+    /// Gives the device up with everything on it. To those who still work on it, it is lost.
+    pub fn destroy(&self) {
+        self.device.destroy();
     }
 
     /// The adapter's name, backend and driver.

@@ -24,8 +24,10 @@ pub struct KvRing {
     start: u64,
     /// Tokens written so far.
     written: u64,
-    /// Numbers of the tokens that begin a turn, ascending; those that no window can reach again are forgotten.
+    /// Numbers of the tokens that begin a turn, ascending; those further back than `memory` are forgotten.
     turns: VecDeque<u64>,
+    /// Tokens that the ring may be taken back: by those that a window of its own reaches, or further, see [`Self::remember`].
+    memory: u64,
 }
 
 impl KvRing {
@@ -33,7 +35,18 @@ impl KvRing {
     /// or in flight when a stop is found, whichever is larger.
     pub fn new(sinks: u32, window: u32, slack: u32) -> Self {
         let ring_slots = window + mutants::slack(slack);
-        Self { sinks, window: mutants::window(window), ring_slots, start: 0, written: 0, turns: VecDeque::new() }
+        let (window, memory) = (mutants::window(window), u64::from(ring_slots));
+        Self { sinks, window, ring_slots, start: 0, written: 0, turns: VecDeque::new(), memory }
+    }
+
+    /// Remembers the turns of the last `tokens`, for [`Self::rewound`].
+    pub fn remember(&mut self, tokens: u64) {
+        self.memory = self.memory.max(tokens);
+    }
+
+    /// The same ring when it had taken so many tokens.
+    pub fn rewound(&self, written: u64) -> Self {
+        Self { written, ..self.clone() }
     }
 
     /// Slots of the whole ring: `sinks + window + slack`.
@@ -63,7 +76,7 @@ impl KvRing {
     /// The stream's token number `index`, not yet written, begins a turn.
     pub fn begin_turn(&mut self, index: u64) {
         // What a window could begin with after as many tokens were taken back as can be.
-        let reach = self.written.saturating_sub(u64::from(self.ring_slots));
+        let reach = self.written.saturating_sub(self.memory);
         while self.turns.front().is_some_and(|&turn| turn < reach) {
             self.turns.pop_front();
         }
@@ -110,7 +123,9 @@ impl KvRing {
     /// even if `ahead` more were computed.
     pub fn held(&self, ahead: u32) -> Vec<u32> {
         let sinks = self.written.min(u64::from(self.sinks));
-        let oldest = (self.written + u64::from(ahead)).saturating_sub(u64::from(self.ring_slots)).clamp(sinks, self.written.max(sinks));
+        let oldest = (self.written + u64::from(ahead))
+            .saturating_sub(u64::from(self.ring_slots))
+            .clamp(sinks, self.written.max(sinks));
         (0..sinks).chain(oldest..self.written).map(|index| self.slot(index)).collect()
     }
 

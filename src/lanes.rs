@@ -99,6 +99,16 @@ impl Lanes {
         self.of(id).is_some() || self.parked.iter().any(|(owner, _)| is(owner, id))
     }
 
+    /// Everything on the device is gone; what is in host memory stays.
+    pub(crate) fn forget(&mut self) {
+        for lane in &mut self.lanes {
+            lane.void();
+            lane.owner = Weak::new();
+        }
+        self.group.clear();
+        self.flights.clear();
+    }
+
     /// Puts off that the session makes room for others.
     pub(crate) fn touch(&mut self, lane: u32) {
         self.clock += 1;
@@ -232,7 +242,7 @@ impl Engine {
             Some(free) => {
                 for (buffer, lane_bytes) in self.cache() {
                     let [source, target] = [lane, free].map(|lane| u64::from(lane) * lane_bytes);
-                    self.executor.copy(buffer, source, target, lane_bytes, self.model.bounce)?;
+                    self.executor.copy_within(buffer, source, target, lane_bytes, self.model.bounce)?;
                 }
                 self.lanes.give(free, to);
             }

@@ -3,6 +3,7 @@
 //! A session is data; the engine computes. The last token given is *pending*: it is not in the cache yet, because
 //! the step that reads it also chooses its successor.
 
+mod replay;
 mod snapshot;
 mod together;
 
@@ -29,11 +30,10 @@ pub struct Session {
     keep: Keep,
     ring: KvRing,
     pending: Option<u32>,
-    /// The last tokens: for the repetition penalty, and for recompute, which runs over them; before them the sink token
-    /// that recompute puts in front.
+    /// The first tokens: the sinks, at least one.
+    first: Vec<u32>,
+    /// The last tokens: for the repetition penalty, for recompute, which runs over them, and for what a lost device held.
     recent: VecDeque<u32>,
-    /// Whether the first of `recent` is that sink token.
-    begins_with_sink: bool,
     recent_limit: usize,
     /// Whether the stream went on, or back, without the device: nothing that was computed ahead counts.
     is_moved: bool,
@@ -42,16 +42,18 @@ pub struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(keep: Keep, slack: u32) -> Self {
-        let run = if keep.attention == Attention::Recompute { keep.window as usize + 2 } else { 0 };
+    pub(crate) fn new(keep: Keep, n_layers: u32, slack: u32) -> Self {
+        let reach = replay::reach(keep, n_layers, slack);
+        let mut ring = KvRing::new(keep.sinks, keep.window, slack);
+        ring.remember(reach as u64);
         Self {
             id: SessionId::default(),
             keep,
-            ring: KvRing::new(keep.sinks, keep.window, slack),
+            ring,
             pending: None,
+            first: vec![],
             recent: VecDeque::new(),
-            begins_with_sink: false,
-            recent_limit: MAX_RECENT.max(run),
+            recent_limit: MAX_RECENT.max(reach),
             is_moved: true,
             delivered: 0,
             start: 0,
@@ -103,12 +105,21 @@ impl Session {
         let copy = Self {
             id: SessionId::default(),
             ring: self.ring.clone(),
+            first: self.first.clone(),
             recent: self.recent.clone(),
             is_moved: true,
             ..*self
         };
-        engine.copy_lane(&self.id, &copy.id).await?;
+        if let Err(error) = self.copy_lane(engine, &copy).await {
+            engine.recover_from(error).await?;
+            self.copy_lane(engine, &copy).await?;
+        }
         Ok(copy)
+    }
+
+    async fn copy_lane(&self, engine: &mut Engine, copy: &Self) -> Result<()> {
+        self.enter(engine).await?;
+        engine.copy_lane(&self.id, &copy.id).await
     }
 
     /// S: tokens at the start of the stream that stay.
@@ -147,16 +158,24 @@ impl Session {
     /// [`Error::Model`] for an id outside the vocabulary, [`Error::CacheFull`] in dense mode; then nothing was taken.
     pub async fn append(&mut self, engine: &mut Engine, ids: &[u32]) -> Result<()> {
         self.check(engine, ids)?;
-        let lane = engine.lane(&self.id).await?;
-        self.is_moved = true;
         for piece in ids.chunks(engine.model.prefill.most_columns() as usize) {
-            let taken: Vec<u32> = self.pending.into_iter().chain(piece.iter().copied()).collect();
-            if self.keep.attention != Attention::Recompute {
-                self.prefill(engine, lane, &taken[..taken.len() - 1])?;
+            if let Err(error) = self.append_piece(engine, piece).await {
+                engine.recover_from(error).await?;
+                self.append_piece(engine, piece).await?;
             }
             self.remember(piece);
         }
         Ok(())
+    }
+
+    async fn append_piece(&mut self, engine: &mut Engine, piece: &[u32]) -> Result<()> {
+        let lane = self.enter(engine).await?;
+        self.is_moved = true;
+        let taken: Vec<u32> = self.pending.into_iter().chain(piece.iter().copied()).collect();
+        match self.keep.attention {
+            Attention::Recompute => Ok(()),
+            _ => prefill(engine, lane, &mut self.ring, &taken[..taken.len() - 1]),
+        }
     }
 
     /// Goes on with these tokens and tells how surprised the model was by each, in nats. The stream must not be empty.
@@ -169,25 +188,31 @@ impl Session {
             Attention::Recompute => 1,
             _ => engine.model.score.most_columns() as usize,
         };
-        let lane = engine.lane(&self.id).await?;
-        self.is_moved = true;
         let mut nlls = vec![0.0; ids.len()];
         for (piece, nlls) in ids.chunks(most).zip(nlls.chunks_mut(most)) {
-            let pending = self.ready(engine, lane)?;
-            let taken: Vec<u32> = std::iter::once(pending).chain(piece.iter().copied()).collect();
-            let targets = taken[1..].iter();
-            let columns: Vec<Column> = (0..)
-                .zip(taken.iter().zip(targets))
-                .map(|(n, (&token, &target))| Column { target, ..self.ring.column(n, token, lane) })
-                .collect();
-            let plan = engine.model.score.plan_for(columns.len() as u32);
-            engine.write_columns(&columns)?;
-            engine.executor.run(plan, 1)?;
-            self.ring.advance(columns.len() as u32);
-            engine.executor.read(engine.model.nll, 0, bytemuck::cast_slice_mut(nlls)).await?;
+            if let Err(error) = self.score_piece(engine, piece, nlls).await {
+                engine.recover_from(error).await?;
+                self.score_piece(engine, piece, nlls).await?;
+            }
+            self.ring.advance(piece.len() as u32);
             self.remember(piece);
         }
         Ok(nlls)
+    }
+
+    async fn score_piece(&mut self, engine: &mut Engine, piece: &[u32], nlls: &mut [f32]) -> Result<()> {
+        let lane = self.enter(engine).await?;
+        self.is_moved = true;
+        let pending = self.ready(engine, lane)?;
+        let taken = std::iter::once(&pending).chain(piece);
+        let columns: Vec<Column> = (0..)
+            .zip(taken.zip(piece))
+            .map(|(n, (&token, &target))| Column { target, ..self.ring.column(n, token, lane) })
+            .collect();
+        let plan = engine.model.score.plan_for(columns.len() as u32);
+        engine.write_columns(&columns)?;
+        engine.executor.run(plan, 1)?;
+        engine.executor.read(engine.model.nll, 0, bytemuck::cast_slice_mut(nlls)).await
     }
 
     /// Generates up to `count` tokens and hands each to `deliver`. When that breaks off, the tokens computed ahead
@@ -232,6 +257,7 @@ impl Session {
         self.recent.truncate(self.recent.len() - tokens as usize);
         self.pending = self.recent.back().copied();
         self.delivered -= u64::from(tokens);
+        self.first.truncate(usize::try_from(self.delivered).unwrap_or(usize::MAX));
         self.is_moved = true;
         Ok(())
     }
@@ -256,38 +282,42 @@ impl Session {
             let run = self.recent.len().min(self.keep.window as usize + 1);
             let mut before: Vec<u32> =
                 self.recent.range(self.recent.len() - run..self.recent.len() - 1).copied().collect();
-            if let (true, Some(first), Some(sink)) = (self.begins_with_sink, before.first_mut(), self.recent.front()) {
-                *first = *sink;
+            if let (Some(first), Some(sink)) = (before.first_mut(), self.sink_token()) {
+                *first = sink;
             }
             self.ring.reset(0);
-            self.prefill(engine, lane, &before)?;
+            prefill(engine, lane, &mut self.ring, &before)?;
         }
         Ok(pending)
     }
 
-    /// Puts tokens into the cache.
-    fn prefill(&mut self, engine: &mut Engine, lane: u32, ids: &[u32]) -> Result<()> {
-        let most = engine.model.prefill.most_columns() as usize;
-        for piece in ids.chunks(most) {
-            let columns: Vec<Column> = (0..).zip(piece).map(|(n, &token)| self.ring.column(n, token, lane)).collect();
-            let plan = engine.model.prefill.plan_for(columns.len() as u32);
-            engine.write_columns(&columns)?;
-            engine.executor.run(plan, 1)?;
-            self.ring.advance(columns.len() as u32);
-        }
-        Ok(())
+    /// The sink token that the stream began with, if it did and is to be put in front of every fresh run.
+    fn sink_token(&self) -> Option<u32> {
+        self.keep.sink_token.filter(|sink| self.first.first() == Some(sink))
     }
 
     /// Counts tokens as part of the stream; the last one is pending.
     fn remember(&mut self, ids: &[u32]) {
-        if self.delivered == 0 {
-            self.begins_with_sink = self.keep.sink_token.is_some() && self.keep.sink_token == ids.first().copied();
-        }
+        let pinned = self.keep.sinks.max(1) as usize;
+        self.first.extend(&ids[..ids.len().min(pinned.saturating_sub(self.first.len()))]);
         self.delivered += ids.len() as u64;
         self.pending = ids.last().copied().or(self.pending);
         self.recent.extend(ids);
-        let excess = self.recent.len().saturating_sub(self.recent_limit);
-        let first = usize::from(self.begins_with_sink);
-        self.recent.drain(first..first + excess);
+        self.recent.drain(..self.recent.len().saturating_sub(self.recent_limit));
     }
+}
+
+/// Puts tokens into the cache. The ring goes on only if all went well.
+fn prefill(engine: &mut Engine, lane: u32, ring: &mut KvRing, ids: &[u32]) -> Result<()> {
+    let most = engine.model.prefill.most_columns() as usize;
+    let mut begin = 0;
+    for piece in ids.chunks(most) {
+        let columns: Vec<Column> = (begin..).zip(piece).map(|(n, &token)| ring.column(n, token, lane)).collect();
+        let plan = engine.model.prefill.plan_for(columns.len() as u32);
+        engine.write_columns(&columns)?;
+        engine.executor.run(plan, 1)?;
+        begin += columns.len() as u32;
+    }
+    ring.advance(begin);
+    Ok(())
 }

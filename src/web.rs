@@ -13,7 +13,7 @@ use crate::kernels::cache::CacheType;
 use crate::platform::web_source;
 use crate::sampler::Sampling;
 use crate::session;
-use crate::stream::{self, Request, TextStream};
+use crate::stream::{self, Piece, Request, TextStream};
 
 /// Sends panics to the console, with their message.
 #[wasm_bindgen(start)]
@@ -62,9 +62,21 @@ impl Engine {
         self.engine.counts().dispatches as f64
     }
 
+    /// How often a lost device was replaced.
+    #[wasm_bindgen(getter)]
+    pub fn recoveries(&self) -> u32 {
+        self.engine.recoveries()
+    }
+
+    /// Gives the device up with everything on it, now. What is used after that has lost its device.
+    #[wasm_bindgen(js_name = destroyDevice)]
+    pub fn destroy_device(&self) {
+        self.engine.destroy_device();
+    }
+
     /// A new, empty stream.
     pub fn session(&mut self) -> Session {
-        Session { session: self.engine.session(), stream: None }
+        Session { session: self.engine.session(), stream: None, last: vec![] }
     }
 }
 
@@ -74,6 +86,8 @@ impl Engine {
 pub struct Session {
     session: session::Session,
     stream: Option<TextStream>,
+    /// What the last call generated.
+    last: Vec<Piece>,
 }
 
 #[wasm_bindgen]
@@ -100,9 +114,28 @@ impl Session {
     /// # Errors
     /// As [`TextStream::next`].
     pub async fn next(&mut self, engine: &mut Engine, count: u32) -> std::result::Result<Option<Vec<String>>, JsValue> {
-        let Some(stream) = &mut self.stream else { return Ok(None) };
-        let pieces = stream.next(&mut engine.engine, &mut self.session, count).await.map_err(thrown)?;
-        Ok(pieces.map(|pieces| pieces.into_iter().map(|piece| piece.text).collect()))
+        let texts = generate(engine, &mut [self], count).await.map_err(thrown)?;
+        Ok(texts.into_iter().next().flatten())
+    }
+
+    /// Ids of the tokens of the last call.
+    pub fn ids(&self) -> Vec<u32> {
+        self.last.iter().map(|piece| piece.id).collect()
+    }
+
+    /// Their log-probabilities, if the request asked for them; else nothing.
+    pub fn logprobs(&self) -> Vec<f32> {
+        self.last.iter().filter_map(|piece| piece.logprob).collect()
+    }
+
+    /// A stream that stands where this one stands and goes on by itself.
+    ///
+    /// # Errors
+    /// As [`session::Session::try_clone`].
+    #[wasm_bindgen(js_name = clone)]
+    pub async fn copy(&mut self, engine: &mut Engine) -> std::result::Result<Self, JsValue> {
+        let session = self.session.try_clone(&mut engine.engine).await.map_err(thrown)?;
+        Ok(Self { session, stream: None, last: vec![] })
     }
 
     /// Forgets the last tokens, as if they had never been generated.
@@ -133,6 +166,68 @@ impl Session {
     }
 }
 
+/// Streams that generate together, one token each at a time: the weights are read once for all of them. No more than the
+/// engine has `streams`. A session in it is known by a number of the caller's.
+#[wasm_bindgen]
+#[derive(Debug, Default)]
+pub struct Together {
+    members: Vec<(u32, Session)>,
+}
+
+#[wasm_bindgen]
+impl Together {
+    /// None yet.
+    #[wasm_bindgen(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more, which has begun to generate. Its handle goes.
+    pub fn add(&mut self, number: u32, session: Session) {
+        self.members.push((number, session));
+    }
+
+    /// Leaves the others to go on, and comes back.
+    pub fn remove(&mut self, number: u32) -> Option<Session> {
+        let place = self.members.iter().position(|(other, _)| *other == number)?;
+        Some(self.members.remove(place).1)
+    }
+
+    /// Calls `visit` with each number and what [`Session::next`] of that one gives; then `next` of all is done.
+    ///
+    /// # Errors
+    /// As [`stream::next_together`], and what `visit` throws.
+    pub async fn next(
+        &mut self,
+        engine: &mut Engine,
+        count: u32,
+        visit: js_sys::Function,
+    ) -> std::result::Result<(), JsValue> {
+        let mut sessions: Vec<&mut Session> = self.members.iter_mut().map(|(_, session)| session).collect();
+        let texts = generate(engine, &mut sessions, count).await.map_err(thrown)?;
+        for ((number, session), texts) in self.members.iter().zip(texts) {
+            let texts = texts.map_or(JsValue::UNDEFINED, JsValue::from);
+            visit.call3(&JsValue::NULL, &(*number).into(), &texts, &session.position().into())?;
+        }
+        Ok(())
+    }
+}
+
+/// Texts of the next tokens of each; `None` where nothing goes on.
+async fn generate(engine: &mut Engine, all: &mut [&mut Session], count: u32) -> Result<Vec<Option<Vec<String>>>> {
+    let mut running = vec![];
+    for Session { session, stream, .. } in all.iter_mut().map(|session| &mut **session) {
+        running.extend(stream.as_mut().map(|stream| (stream, session)));
+    }
+    let mut pieces = stream::next_together(&mut engine.engine, &mut running, count).await?.into_iter();
+    let texts = all.iter_mut().map(|session| {
+        let pieces = session.stream.as_ref().and_then(|_| pieces.next().flatten());
+        session.last = pieces.clone().unwrap_or_default();
+        pieces.map(|pieces| pieces.into_iter().map(|piece| piece.text).collect())
+    });
+    Ok(texts.collect())
+}
+
 /// The class that the page sees, by its name.
 fn thrown(error: Error) -> JsValue {
     let name = match error {
@@ -161,6 +256,7 @@ fn parse_settings(json: &str) -> Result<Settings> {
         sinks: json.u32("sinks")?,
         window: json.u32("window")?,
         chunk: json.u32("chunk")?.unwrap_or(defaults.chunk),
+        streams: json.u32("streams")?.unwrap_or(defaults.streams),
         cache: json.one_of("cache", &[("f16", CacheType::F16), ("f32", CacheType::F32)])?.unwrap_or(defaults.cache),
         ..defaults
     })
@@ -174,6 +270,7 @@ fn parse_request(json: &str) -> Result<Request> {
         top_k: json.u32("topK")?.unwrap_or(defaults.top_k),
         top_p: json.f32("topP")?.unwrap_or(defaults.top_p),
         min_p: json.f32("minP")?.unwrap_or(defaults.min_p),
+        logprobs: json.flag("logprobs"),
         seed: json.u32("seed")?.unwrap_or_else(|| (js_sys::Math::random() * f64::from(u32::MAX)) as u32),
         ..defaults
     };

@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::gpu;
 use common::check;
+use common::gpu;
 macro_rules! on_gpu {
     ($($name:ident => $check:ident($($more:expr),*);)*) => {
         $(#[test]
@@ -29,6 +29,8 @@ on_gpu! {
     saved_sessions_go_on => saved_sessions();
     streams_together_have_the_texts_that_each_has_alone => together_as_alone();
     what_is_computed_ahead_is_void_once_a_stream_moves => moved_streams();
+    streams_go_on_after_the_device_was_lost => lost_device();
+    the_host_never_waits_for_one_token => steady_state();
     tokens_taken_back_leave_no_trace => taking_back();
     the_same_seed_gives_the_same_text_as_on_the_cpu => same_text_as_cpu();
     nlls_are_those_of_the_cpu => close_to_cpu();

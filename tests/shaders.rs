@@ -173,7 +173,7 @@ fn params_lie_as_in_rust() {
 fn columns_and_settings_lie_as_in_rust() {
     let column = fields!(Column { token, position, slot, cached, sinks, capacity, lane, target });
     let settings =
-        fields!(sample::Settings { temperature, top_k, top_p, ln_min_p, repeat_penalty, repeat_last_n, seed, pad });
+        fields!(sample::Settings { temperature, top_k, top_p, ln_min_p, repeat_penalty, repeat_last_n, seed, wanted });
     for kernel in ALL {
         assert_eq!(fields_of(kernel, "Column"), column, "{kernel:?}");
         let (fields, size) = fields_of(kernel, "Columns");

@@ -64,7 +64,7 @@ impl CpuExecutor {
     }
 
     /// Copies part of a buffer to another place in it. All numbers in bytes, multiples of 4.
-    pub fn copy(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64) {
+    pub fn copy_within(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64) {
         let words = (from / 4) as usize..((from + bytes) / 4) as usize;
         self.buffers[buffer.0].copy_within(words, (to / 4) as usize);
     }

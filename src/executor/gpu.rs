@@ -1,12 +1,13 @@
 //! Runs plans on a GPU through wgpu. Buffers, pipelines and bind groups exist before the first token; a step encodes
 //! the same dispatches again and submits them.
 
+mod launch;
+
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::Arc;
 
+use self::launch::{Flight, Staging};
 use super::Counts;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -42,69 +43,6 @@ pub struct GpuExecutor {
     counts: Counts,
 }
 
-/// A launch under way.
-#[derive(Debug)]
-struct Flight {
-    /// Which of the landings.
-    landing: usize,
-    steps: u32,
-    bytes: u64,
-    submission: wgpu::SubmissionIndex,
-}
-
-/// A buffer that the host can read when it is mapped.
-#[derive(Debug)]
-struct Staging {
-    buffer: wgpu::Buffer,
-    mapped: Arc<AtomicU8>,
-}
-
-/// States of [`Staging::mapped`].
-const WAITING: u8 = 0;
-const MAPPED: u8 = 1;
-const FAILED: u8 = 2;
-
-/// What wgpu's callback tells. One that is dropped uncalled has failed.
-struct Report(Arc<AtomicU8>);
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        let _ = self.0.compare_exchange(WAITING, FAILED, Ordering::AcqRel, Ordering::Acquire); // it has been called
-    }
-}
-
-impl Staging {
-    fn new(device: &wgpu::Device) -> Self {
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        Self { buffer: buffer(device, "staging", STAGING_BYTES, usage), mapped: Arc::default() }
-    }
-
-    /// Asks for the first `bytes`, after what was submitted.
-    fn map(&self, bytes: u64) {
-        self.mapped.store(WAITING, Ordering::Release);
-        let report = Report(Arc::clone(&self.mapped));
-        self.buffer.map_async(wgpu::MapMode::Read, ..bytes, move |result| {
-            report.0.store(if result.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
-        });
-    }
-
-    fn is_settled(&self) -> bool {
-        self.mapped.load(Ordering::Acquire) != WAITING
-    }
-
-    /// Takes what has been mapped.
-    fn take(&self, gpu: &Gpu, bytes: &mut [u8]) -> Result<()> {
-        if self.mapped.load(Ordering::Acquire) != MAPPED {
-            gpu.check()?;
-            return Err(Error::DeviceLost("while waiting for it".into()));
-        }
-        let view = self.buffer.get_mapped_range(..bytes.len() as u64);
-        bytes.copy_from_slice(&view.map_err(|error| Error::Gpu(format!("read back: {error}")))?);
-        self.buffer.unmap();
-        Ok(())
-    }
-}
-
 /// A dispatch, ready to be encoded.
 #[derive(Debug)]
 struct Step {
@@ -134,7 +72,8 @@ impl GpuExecutor {
         }
 
         let params_bytes = dispatches.len() as u64 * PARAMS_STRIDE;
-        let bytes = buffers.specs().iter().map(|spec| spec.bytes).sum::<u64>() + params_bytes
+        let bytes = buffers.specs().iter().map(|spec| spec.bytes).sum::<u64>()
+            + params_bytes
             + (1 + MAX_FLIGHTS as u64) * STAGING_BYTES;
         let uniforms = uniforms(&dispatches);
         let device = &gpu.device;
@@ -189,6 +128,7 @@ impl GpuExecutor {
     pub fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
         self.gpu.check()?;
         self.gpu.queue.write_buffer(&self.buffers[buffer.0], offset, bytes);
+        self.counts.writes += 1;
         self.unflushed += bytes.len() as u64;
         if self.unflushed > FLUSH_BYTES {
             self.submit(None);
@@ -204,42 +144,6 @@ impl GpuExecutor {
         let encoder = self.encode(plan, times)?;
         self.submit(Some(encoder.finish()));
         Ok(())
-    }
-
-    /// As [`Self::run`], and in the same submit copies the fronts of buffers, so many bytes of each, for [`Self::land`].
-    /// At most [`MAX_FLIGHTS`] launches are under way at once.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
-    pub fn launch(&mut self, plan: usize, times: u32, copies: &[(BufferId, u64)]) -> Result<()> {
-        let mut encoder = self.encode(plan, times)?;
-        let landing = self.launches % MAX_FLIGHTS;
-        let mut bytes = 0;
-        for (id, length) in copies {
-            encoder.copy_buffer_to_buffer(&self.buffers[id.0], 0, &self.landings[landing].buffer, bytes, *length);
-            bytes += length;
-        }
-        let submission = self.submit(Some(encoder.finish()));
-        self.landings[landing].map(bytes);
-        self.flights.push_back(Flight { landing, steps: times, bytes, submission });
-        self.launches += 1;
-        Ok(())
-    }
-
-    /// What the oldest launch copied. Waits for that launch alone, and only if it is not done.
-    ///
-    /// # Errors
-    /// [`Error::DeviceLost`] or [`Error::Gpu`].
-    pub async fn land(&mut self, bytes: &mut [u8]) -> Result<()> {
-        let Some(flight) = self.flights.pop_front() else { return Ok(()) };
-        let landing = &self.landings[flight.landing];
-        let _ = self.gpu.device.poll(wgpu::PollType::Poll); // only to hear what is done; a fault comes up below
-        if !landing.is_settled() {
-            self.counts.waits += 1;
-            self.counts.waits_on_one += u64::from(flight.steps == 1);
-            platform::wait(&self.gpu.device, &self.gpu.queue, flight.submission, || landing.is_settled()).await?;
-        }
-        landing.take(&self.gpu, &mut bytes[..flight.bytes as usize])
     }
 
     /// Commands that run a plan `times` times over, in one pass.
@@ -266,7 +170,7 @@ impl GpuExecutor {
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub fn copy(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64, through: BufferId) -> Result<()> {
+    pub fn copy_within(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64, through: BufferId) -> Result<()> {
         self.gpu.check()?;
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("copy") };
         let mut encoder = self.gpu.device.create_command_encoder(&descriptor);
@@ -295,7 +199,10 @@ impl GpuExecutor {
             let submission = self.submit(Some(encoder.finish()));
             let staging = &self.staging;
             staging.map(length);
-            platform::wait(&self.gpu.device, &self.gpu.queue, submission, || staging.is_settled()).await?;
+            let (device, queue) = (&self.gpu.device, &self.gpu.queue);
+            let waited = platform::wait(device, queue, submission, || staging.is_settled()).await;
+            self.gpu.check()?;
+            waited?;
             staging.take(&self.gpu, part)?;
             offset += length;
         }

@@ -1,7 +1,7 @@
 //! A session as bytes: everything that it takes to go on elsewhere as if nothing had been.
 //!
 //! All numbers little-endian: `sinksnap`, version; SHA-256 of the model's metadata and tensor directory; what is kept;
-//! where the stream stands; its recent tokens; its turns; the caller's note; then, for every cache buffer (keys and values,
+//! where the stream stands; its first and its recent tokens; its turns; the caller's note; then, for every cache buffer (keys and values,
 //! layer by layer) and key head, the cached tokens in the order of the stream, as they lie in the cache; SHA-256 of all that.
 //! Slots do not occur, and neither does the executor: what the CPU saved, a GPU restores, with the same bits.
 
@@ -19,7 +19,7 @@ use crate::plan::{BufferId, Purpose};
 
 const MAGIC: [u8; 8] = *b"sinksnap";
 /// Raised with every change of the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of a SHA-256.
 const HASH: usize = 32;
 
@@ -32,16 +32,27 @@ impl Session {
     /// # Errors
     /// Those of the executor.
     pub async fn save(&self, engine: &mut Engine, note: &[u8]) -> Result<Vec<u8>> {
-        let lane = engine.lane(&self.id).await?;
+        match self.to_bytes(engine, note).await {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => {
+                engine.recover_from(error).await?;
+                self.to_bytes(engine, note).await
+            }
+        }
+    }
+
+    async fn to_bytes(&self, engine: &mut Engine, note: &[u8]) -> Result<Vec<u8>> {
+        let lane = self.enter(engine).await?;
         let mut out = MAGIC.to_vec();
         out.extend(VERSION.to_le_bytes());
         out.extend(identity(engine.gguf()));
         let kept = [self.keep.attention as u32, self.keep.sinks + self.keep.window, engine.cache_type() as u32];
         out.extend([kept[0], kept[1], kept[2], self.keep.sinks].iter().flat_map(|number| number.to_le_bytes()));
         out.extend([self.start, self.delivered].iter().flat_map(|number| number.to_le_bytes()));
+        let first: Vec<u8> = self.first.iter().flat_map(|id| id.to_le_bytes()).collect();
         let recent: Vec<u8> = self.recent.iter().flat_map(|id| id.to_le_bytes()).collect();
         let turns: Vec<u8> = self.ring.turns().flat_map(|turn| turn.to_le_bytes()).collect();
-        for bytes in [&recent[..], &turns, note] {
+        for bytes in [&first[..], &recent, &turns, note] {
             out.extend((bytes.len() as u64).to_le_bytes());
             out.extend(bytes);
         }
@@ -95,26 +106,34 @@ impl Session {
         let sinks = reader.u32()?;
         (keep.sinks, keep.window) = (sinks, total.checked_sub(sinks).ok_or_else(|| refuse("too many sinks"))?);
         (session.start, session.delivered) = (reader.u64()?, reader.u64()?);
+        let first: Vec<u32> = reader.numbers()?.map(u32::from_le_bytes).collect();
         let recent: Vec<u32> = reader.numbers()?.map(u32::from_le_bytes).collect();
         let turns: Vec<u64> = reader.numbers()?.map(u64::from_le_bytes).collect();
         let note_bytes = reader.u64()?;
         let note = reader.take(note_bytes)?.to_vec();
         let vocab_size = engine.config().vocab_size;
-        let most = session.delivered.min(session.recent_limit as u64);
+        let pinned = u64::from(sinks.max(1)).min(session.delivered);
         let is_far = session.start.checked_add(session.delivered).is_none_or(|end| end > 1 << 62);
-        let is_known = recent.len() as u64 <= most && recent.is_empty() == (session.delivered == 0);
-        if is_far || !is_known || recent.iter().any(|&id| id >= vocab_size) || !turns.is_sorted() {
+        let is_known = first.len() as u64 == pinned
+            && recent.len() as u64 <= session.delivered
+            && recent.is_empty() == (session.delivered == 0);
+        let mut ids = first.iter().chain(&recent);
+        if is_far || !is_known || ids.any(|&id| id >= vocab_size) || !turns.is_sorted() {
             return Err(refuse("it contradicts itself"));
         }
         session.pending = recent.last().copied();
+        let excess = recent.len().saturating_sub(session.recent_limit); // another chunk size remembers more
         session.recent = recent.into();
-        session.begins_with_sink =
-            session.keep.sink_token.is_some() && session.recent.front() == session.keep.sink_token.as_ref();
+        session.recent.drain(..excess);
+        session.first = first;
 
         if session.keep.attention != Attention::Recompute {
             session.ring.pin(sinks);
             session.ring.resume(session.start, session.delivered.saturating_sub(1), turns);
-            session.restore_cache(engine, reader.0).await?;
+            if let Err(error) = session.restore_cache(engine, reader.0).await {
+                engine.recover_from(error).await?;
+                session.restore_cache(engine, reader.0).await?;
+            }
         }
         Ok((session, note))
     }

@@ -67,36 +67,48 @@ pub async fn generate_together(engine: &mut Engine, parts: &mut [Part<'_>]) -> R
             engine.streams()
         )));
     }
-    let mut members = Vec::with_capacity(parts.len());
     for part in &mut *parts {
         part.session.check(engine, &[])?;
         if let Some(lane) = engine.lanes.of(&part.session.id) {
             engine.lanes.touch(lane); // before others look for a place
         }
     }
+    let mut members = Vec::with_capacity(parts.len());
     for part in parts {
         let settings = part.sampling.settings()?;
-        let lane = engine.lane(&part.session.id).await?;
-        members.push(Member { part, lane, settings, delivered: 0, is_done: false, goes_on: false });
+        let is_done = part.count == 0;
+        members.push(Member { part, lane: 0, settings, delivered: 0, is_done, goes_on: false });
+    }
+    if let Err(error) = run(engine, &mut members).await {
+        engine.recover_from(error).await?;
+        run(engine, &mut members).await?;
+    }
+    Ok(())
+}
+
+/// Goes on until all are done.
+async fn run(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> {
+    for member in &mut *members {
+        member.lane = member.part.session.enter(engine).await?;
     }
     if engine.keep().attention == Attention::Recompute {
-        for member in &mut members {
+        for member in members {
             member.run_anew(engine).await?;
         }
         return Ok(());
     }
-    for member in &mut members {
+    for member in &mut *members {
         member.part.session.ready(engine, member.lane)?;
         member.begin(engine)?;
     }
     loop {
-        launch(engine, &mut members)?;
+        launch(engine, members)?;
         members.iter_mut().for_each(|member| member.deliver(engine));
         if members.iter().all(|member| member.is_done) {
             return Ok(());
         }
         if engine.lanes.flights.is_empty() {
-            launch(engine, &mut members)?;
+            launch(engine, members)?;
         }
         if engine.lanes.flights.is_empty() {
             return Err(Error::CacheFull(u64::from(engine.keep().window)));
@@ -167,7 +179,8 @@ impl Member<'_, '_> {
         if self.is_done {
             return 0;
         }
-        let wanted = if is_ahead { self.part.expected.max(u64::from(self.part.count)) } else { u64::from(self.part.count) };
+        let wanted =
+            if is_ahead { self.part.expected.max(u64::from(self.part.count)) } else { u64::from(self.part.count) };
         let ahead = self.ahead(engine);
         let (keep, delivered) = (self.part.session.keep, self.part.session.delivered);
         let in_cache = match keep.attention {
@@ -193,7 +206,6 @@ impl Member<'_, '_> {
             self.write_recent(engine)?;
             self.part.session.is_moved = false;
         }
-        self.is_done = self.part.count == 0;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ pub mod model_checks;
 pub mod stream_checks;
 
 /// All checks.
+#[allow(unused_imports, reason = "every test binary uses its own part")]
 pub mod check {
     pub use super::model_checks::*;
     pub use super::stream_checks::*;

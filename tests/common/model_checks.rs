@@ -265,7 +265,10 @@ pub async fn saved_sessions(device: &Device) {
                 assert_eq!((back.position(), back.last()), (length as u64, Some(tokens[length - 1])), "{what}");
                 assert_eq!(go_on(&mut engine, &mut back, &sampling, count).await, wanted, "{what}, same engine");
                 assert_eq!((back.evicted(), back.cached()), (session.evicted(), session.cached()), "{what}");
-                let both = (go_on(&mut engine, &mut session, &sampling, 3).await, go_on(&mut engine, &mut back, &sampling, 3).await);
+                let both = (
+                    go_on(&mut engine, &mut session, &sampling, 3).await,
+                    go_on(&mut engine, &mut back, &sampling, 3).await,
+                );
                 assert_eq!(both.0, both.1, "{what}: both go on, though the device holds one of them at a time");
 
                 let mut other = load(&model, &settings(mode, device, cache, 128)).await;

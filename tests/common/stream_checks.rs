@@ -3,6 +3,8 @@
 use std::ops::ControlFlow;
 
 use sinkstream::engine::{Device, Settings};
+use sinkstream::executor::Counts;
+use sinkstream::gpu::Gpu;
 use sinkstream::kernels::cache::CacheType::F16;
 use sinkstream::session::{Part, generate_together};
 use sinkstream::{Engine, Sampling, Session};
@@ -134,4 +136,98 @@ pub async fn moved_streams(device: &Device) {
         texts.push(text);
     }
     assert_eq!(texts[0], texts[1]);
+}
+
+/// Tokens that a device computes ahead while they are delivered.
+async fn ahead(engine: &mut Engine, session: &mut Session, sampling: &Sampling, count: u32) -> Vec<u32> {
+    let mut ids = vec![];
+    let deliver = Box::new(|id, _| {
+        ids.push(id);
+        ControlFlow::Continue(())
+    });
+    let part = Part { session, sampling: *sampling, count, expected: u64::MAX, deliver };
+    generate_together(engine, &mut [part]).await.unwrap();
+    ids
+}
+
+/// What a stream does in the tests of a lost device; the text, and at the end all keys and values.
+async fn history(engine: &mut Engine, length: u32, is_pinned: bool, lose: &mut dyn FnMut(u32)) -> (Vec<u32>, Vec<u8>) {
+    let sampling = Sampling { seed: 9, repeat_penalty: 1.3, repeat_last_n: 100, ..Sampling::default() };
+    let mut session = engine.session();
+    if is_pinned {
+        session.pin(9).unwrap();
+    }
+    let ids: Vec<u32> = (0..length).map(|n| n * 31 % 97).collect();
+    session.append(engine, &ids[..length as usize / 2]).await.unwrap();
+    if is_pinned {
+        session.begin_turn();
+    }
+    lose(0);
+    session.append(engine, &ids[length as usize / 2..]).await.unwrap();
+    let mut text = ahead(engine, &mut session, &Sampling::greedy(), 9).await;
+    lose(1); // in mid-stream, with two launches under way
+    text.extend(ahead(engine, &mut session, &Sampling::greedy(), 9).await);
+    text.extend(ahead(engine, &mut session, &sampling, 20).await);
+    session.take_back(3).unwrap();
+    lose(2);
+    let mut copy = session.try_clone(engine).await.unwrap();
+    text.extend(go_on(engine, &mut session, &sampling, 30).await);
+    lose(3); // one of the two is in host memory
+    text.extend(go_on(engine, &mut copy, &sampling, 30).await);
+    lose(4);
+    text.extend(session.score(engine, &[5, 6, 7]).await.unwrap().iter().map(|nll| (nll * 1000.0) as u32));
+    lose(5);
+    (text, session.save(engine, b"").await.unwrap())
+}
+
+/// A device that is lost is replaced, and every stream goes on as if nothing had happened: before and after the first
+/// eviction, with pinned tokens and turns, from host memory. On software adapters with the same bits.
+pub async fn lost_device(_: &Device) {
+    let model = golden("q8.gguf").await;
+    let first = Gpu::choose(&Device::Gpu).await.unwrap().unwrap();
+    for (mode, length, is_pinned) in
+        [("streaming_4_28", 6, false), ("streaming_4_28", 140, true), ("window_0_32", 90, false), ("dense", 50, false)]
+    {
+        let of = |gpu: &Gpu| settings(mode, &Device::Open(Box::new(gpu.clone())), F16, 8);
+        let mut engine = load(&model, &of(&first)).await;
+        let (wanted, keys) = history(&mut engine, length, is_pinned, &mut |_| {}).await;
+        assert_eq!(engine.recoveries(), 0);
+        for moment in 0..6 {
+            let gpu = Gpu::choose(&Device::Gpu).await.unwrap().unwrap();
+            let mut engine = load(&model, &of(&gpu)).await;
+            let mut lose = |now| {
+                if now == moment {
+                    gpu.destroy();
+                }
+            };
+            let (text, keys_after) = history(&mut engine, length, is_pinned, &mut lose).await;
+            assert_eq!(text, wanted, "{mode} after {length}, lost at {moment}");
+            assert_eq!(engine.recoveries(), 1, "{mode} after {length}, lost at {moment}");
+            if gpu.is_software() {
+                assert!(keys == keys_after, "{mode} after {length}, lost at {moment}: keys and values differ");
+            }
+        }
+    }
+}
+
+/// In steady state two launches are under way, and the host only looks at what they bring: no write, no wait for a single
+/// token, a submit for many tokens.
+pub async fn steady_state(device: &Device) {
+    let mut engine = load(&golden("q8.gguf").await, &settings("streaming_4_28", device, F16, 16)).await;
+    let mut session = engine.session();
+    session.append(&mut engine, &[1, 2, 3]).await.unwrap();
+    let sampling = Sampling { seed: 1, ..Sampling::default() };
+    for count in [4, 8, 16] {
+        ahead(&mut engine, &mut session, &sampling, 64).await; // grows to the burst
+        let before = engine.counts();
+        for _ in 0..512 / count {
+            ahead(&mut engine, &mut session, &sampling, count).await;
+        }
+        let after = engine.counts();
+        let of = |what: fn(&Counts) -> u64| what(&after) - what(&before);
+        assert!(of(|counts| counts.submits) <= u64::from(512 / count) + 2, "{before:?} {after:?}");
+        assert_eq!((of(|counts| counts.waits_on_one), of(|counts| counts.writes)), (0, 0));
+        let dispatches = of(|counts| counts.dispatches);
+        assert!((512 * 12..520 * 20).contains(&dispatches), "{dispatches} dispatches for 512 tokens");
+    }
 }
