@@ -58,7 +58,11 @@ fn saved_sessions_go_on() {
 
 #[test]
 fn streams_together_have_the_texts_that_each_has_alone() {
-    block_on(check::together_as_alone(&Device::Cpu));
+    block_on(check::together_as_alone(
+        &Device::Cpu,
+        &["streaming_4_28", "window_0_32"],
+        &[(5, 5), (9, 5), (3, 3), (3, 2), (1, 1)],
+    ));
 }
 
 #[test]

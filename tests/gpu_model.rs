@@ -27,9 +27,9 @@ on_gpu! {
     chunk_size_changes_nothing => chunk_sizes(&[2, 7, 8, 9, 33, 128]);
     whole_turns_leave_like_in_the_reference => turns(&[16]);
     saved_sessions_go_on => saved_sessions();
-    streams_together_have_the_texts_that_each_has_alone => together_as_alone();
+    streams_together_have_the_texts_that_each_has_alone => together_as_alone(&["streaming_4_28", "window_0_32"], &[(5, 5), (9, 5), (3, 3), (3, 2), (1, 1)]);
     what_is_computed_ahead_is_void_once_a_stream_moves => moved_streams();
-    streams_go_on_after_the_device_was_lost => lost_device();
+    streams_go_on_after_the_device_was_lost => lost_device(4, 0..6);
     the_host_never_waits_for_one_token => steady_state();
     tokens_taken_back_leave_no_trace => taking_back();
     the_same_seed_gives_the_same_text_as_on_the_cpu => same_text_as_cpu();

@@ -71,5 +71,8 @@ pub async fn wait(
     _is_told: impl Fn() -> bool,
 ) -> Result<()> {
     let until = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-    device.poll(until).map(|_| ()).map_err(|error| Error::Gpu(format!("waiting: {error}")))
+    device.poll(until).map(|_| ()).map_err(|error| {
+        let _ = device.poll(wgpu::PollType::wait_indefinitely()); // a lost device says so when all is done
+        Error::Gpu(format!("waiting: {error}"))
+    })
 }

@@ -11,8 +11,8 @@ mod kernel_cases;
 #[path = "../tokenizer/vectors.rs"]
 mod vectors;
 
+use common::check;
 use common::files::{NOT_CHECKED, shared};
-use common::model_checks as check;
 use sinkstream::Source;
 use sinkstream::engine::Device;
 use sinkstream::gguf::Gguf;
@@ -63,6 +63,9 @@ pub async fn model(name: String, device: String) {
         "stories_greedy" => check::stories_greedy(&device).await,
         "far_positions" => check::far_positions(&device).await,
         "chunk_sizes" => check::chunk_sizes(&device, &[7, 33]).await,
+        "together_as_alone" => check::together_as_alone(&device, &["streaming_4_28"], &[(5, 5), (3, 2)]).await,
+        "moved_streams" => check::moved_streams(&device).await,
+        "lost_device" => check::lost_device(&device, 1, 1..2).await,
         "taking_back" => check::taking_back(&device).await,
         "same_text_as_cpu" => check::same_text_as_cpu(&device).await,
         "close_to_cpu" => check::close_to_cpu(&device).await,

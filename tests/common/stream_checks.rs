@@ -47,9 +47,11 @@ async fn begin(engine: &mut Engine, plan: &Plan) -> Session {
 
 /// Streams with prompts, seeds, sampling and lengths of their own, that join, break off and pause as they like, have the
 /// texts that each has alone; with room for all of them on the device, and for three of five.
-pub async fn together_as_alone(device: &Device) {
+///
+/// `sizes`: how many lanes there are, and how many streams go on at a time.
+pub async fn together_as_alone(device: &Device, modes: &[&str], sizes: &[(u32, usize)]) {
     let model = golden("q8.gguf").await;
-    for mode in ["streaming_4_28", "window_0_32"] {
+    for mode in modes {
         let mut alone = vec![];
         for plan in plans() {
             let mut engine = load(&model, &settings(mode, device, F16, 16)).await;
@@ -57,7 +59,7 @@ pub async fn together_as_alone(device: &Device) {
             let sums = plan.counts.iter().map(|&count| count.min(plan.breaks_after)).sum();
             alone.push(go_on(&mut engine, &mut session, &plan.sampling, sums).await);
         }
-        for (streams, size) in [(5, 5), (9, 5), (3, 3), (3, 2), (1, 1)] {
+        for &(streams, size) in sizes {
             let mut engine = load(&model, &Settings { streams, ..settings(mode, device, F16, 16) }).await;
             let plans = plans();
             let mut sessions = vec![];
@@ -182,17 +184,19 @@ async fn history(engine: &mut Engine, length: u32, is_pinned: bool, lose: &mut d
 
 /// A device that is lost is replaced, and every stream goes on as if nothing had happened: before and after the first
 /// eviction, with pinned tokens and turns, from host memory. On software adapters with the same bits.
-pub async fn lost_device(_: &Device) {
+///
+/// `modes` and `moments`: how many of them are tried.
+pub async fn lost_device(_: &Device, modes: usize, moments: std::ops::Range<u32>) {
     let model = golden("q8.gguf").await;
     let first = Gpu::choose(&Device::Gpu).await.unwrap().unwrap();
-    for (mode, length, is_pinned) in
-        [("streaming_4_28", 6, false), ("streaming_4_28", 140, true), ("window_0_32", 90, false), ("dense", 50, false)]
-    {
+    let cases =
+        [("streaming_4_28", 140, true), ("streaming_4_28", 6, false), ("window_0_32", 90, false), ("dense", 50, false)];
+    for (mode, length, is_pinned) in cases.into_iter().take(modes) {
         let of = |gpu: &Gpu| settings(mode, &Device::Open(Box::new(gpu.clone())), F16, 8);
         let mut engine = load(&model, &of(&first)).await;
         let (wanted, keys) = history(&mut engine, length, is_pinned, &mut |_| {}).await;
         assert_eq!(engine.recoveries(), 0);
-        for moment in 0..6 {
+        for moment in moments.clone() {
             let gpu = Gpu::choose(&Device::Gpu).await.unwrap().unwrap();
             let mut engine = load(&model, &of(&gpu)).await;
             let mut lose = |now| {
