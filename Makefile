@@ -17,8 +17,9 @@ soak:
 	scripts/setup.sh test
 	cd www && npm run build && SOAK_MINUTES=$${SOAK_MINUTES:-30} npm run test:soak
 
+# Kernels and a whole model on the CPU executor, in a few minutes. `sinkstream bench` measures any model on any device; docs/benchmarks.md.
 bench:
-	cargo bench
+	cargo bench --locked --bench kernels --bench model
 
 # The papers' tables and figures with the bundled model; about a quarter of an hour. TEXT=book.txt for a text of your own.
 evidence:

@@ -2,6 +2,7 @@
 
 mod args;
 mod attention_map;
+mod bench;
 mod chat;
 mod compare;
 mod convert;
@@ -53,6 +54,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Streameval(args) => streameval::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Convert(args) => convert::run(&args),

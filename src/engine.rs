@@ -97,6 +97,7 @@ pub struct Engine {
     source: Option<Source>,
     pub(crate) model: Model,
     pub(crate) executor: Executor,
+    weight_bytes_per_step: u64,
     pub(crate) lanes: Lanes,
     /// What a launch brings back: ids, then log-probabilities, `[lane][MAX_AHEAD]` each.
     pub(crate) landing: Vec<u32>,
@@ -111,20 +112,46 @@ impl Engine {
     /// Whatever is wrong with the source, the file, the settings or the device, each with its own variant.
     pub async fn load(mut source: Source, settings: &Settings, progress: &mut dyn FnMut(Progress)) -> Result<Self> {
         let gguf = Gguf::read(&mut source).await?;
+        let mut engine = Self::without_weights(gguf, settings).await?;
+        let total = engine.model.directory.file_bytes();
+        let mut report = |loaded| progress(Progress { loaded, total });
+        engine.model.load(&engine.config, &mut source, &mut engine.executor, &mut report).await?;
+        // A device may be lost, memory is not; and a stream cannot be read again.
+        engine.source = (engine.executor.name() == "gpu" && !source.is_sequential()).then_some(source);
+        Ok(engine)
+    }
+
+    /// A model with random weights, made on the device, of the shape that a header has: see [`crate::random`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn random(gguf: Gguf, settings: &Settings) -> Result<Self> {
+        let mut engine = Self::without_weights(gguf, settings).await?;
+        engine.model.fill(&engine.config, &mut engine.executor).await?;
+        Ok(engine)
+    }
+
+    async fn without_weights(gguf: Gguf, settings: &Settings) -> Result<Self> {
         let gpu = Gpu::choose(&settings.device).await?;
         let lanes = gpu.as_ref().map_or(DEFAULT_LANES, Gpu::lanes);
         let (config, keep, mut model) = lay_out(&gguf, settings, lanes)?;
+        let weight_bytes_per_step = model.plans[model.decode.plan_for(settings.streams)].weight_bytes(&model.buffers);
         let plans = std::mem::take(&mut model.plans);
-        let mut executor = Executor::new(gpu, &model.buffers, plans, settings.threads).await?;
-        let total = model.directory.file_bytes();
-        let mut report = |loaded| progress(Progress { loaded, total });
-        model.load(&config, &mut source, &mut executor, &mut report).await?;
-        let (settings, lanes) = (settings.clone(), Lanes::new(settings.streams));
-        let landing = vec![0; 2 * (settings.streams * MAX_AHEAD) as usize];
-        // A device may be lost, memory is not; and a stream cannot be read again.
-        let source = (executor.name() == "gpu" && !source.is_sequential()).then_some(source);
-        let (tokenizer, recoveries) = (None, 0);
-        Ok(Self { gguf, config, keep, settings, source, model, executor, lanes, landing, tokenizer, recoveries })
+        let executor = Executor::new(gpu, &model.buffers, plans, settings.threads).await?;
+        Ok(Self {
+            gguf,
+            config,
+            keep,
+            settings: settings.clone(),
+            source: None,
+            model,
+            executor,
+            weight_bytes_per_step,
+            lanes: Lanes::new(settings.streams),
+            landing: vec![0; 2 * (settings.streams * MAX_AHEAD) as usize],
+            tokenizer: None,
+            recoveries: 0,
+        })
     }
 
     /// If the error is that the device was lost: opens it anew and brings the weights to it once more. Sessions follow when
@@ -228,6 +255,33 @@ impl Engine {
         let header = ColumnsHeader { active: columns.len() as u32, pad: [0; 3] };
         self.executor.write(self.model.columns, 0, bytemuck::bytes_of(&header))?;
         self.executor.write(self.model.columns, size_of::<ColumnsHeader>() as u64, bytemuck::cast_slice(columns))
+    }
+
+    /// The open device, if the executor has one.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.executor.gpu()
+    }
+
+    /// Bytes of weights that one step of decoding reads; of the embedding, a row.
+    pub fn weight_bytes_per_step(&self) -> u64 {
+        self.weight_bytes_per_step
+    }
+
+    /// Bytes of keys and values that a token reads which sees `cached` tokens.
+    pub fn cache_bytes_per_token(&self, cached: u32) -> u64 {
+        let config = &self.config;
+        let seen = |n: u32| u64::from(config.local(n).map_or(cached, |local| cached.min(local.reach)));
+        let token_bytes =
+            u64::from(config.n_kv_heads * config.head_dim) * 4 * self.settings.cache.words_per_pair() as u64;
+        (0..config.n_layers).map(seen).sum::<u64>() * token_bytes
+    }
+
+    /// Waits until the device has done all that it was given.
+    ///
+    /// # Errors
+    /// Those of the executor.
+    pub async fn wait(&mut self) -> Result<()> {
+        self.executor.read(self.model.ids, 0, &mut [0; 4]).await
     }
 
     /// A whole buffer of floats by its name in the plan, for a look inside: `logits` after a step, for example.

@@ -59,6 +59,46 @@ impl Executor {
         }
     }
 
+    /// Fills a buffer with these words, over and over, on the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`].
+    pub fn fill(&mut self, buffer: BufferId, words: &[u32]) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.fill(buffer, words);
+                Ok(())
+            }
+            Self::Gpu(gpu) => gpu.fill(buffer, words),
+        }
+    }
+
+    /// Copies the first `bytes` of a buffer to another one, on the device. A multiple of 4.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`].
+    pub fn copy_buffer(&mut self, source: BufferId, target: BufferId, bytes: u64) -> Result<()> {
+        match self {
+            Self::Cpu(cpu) => {
+                cpu.copy_buffer(source, target, bytes);
+                Ok(())
+            }
+            Self::Gpu(gpu) => gpu.copy_buffer(source, target, bytes),
+        }
+    }
+
+    /// Runs a plan once and gives the kernel and the milliseconds of each of its dispatches; `None` on a device that does
+    /// not time them.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`] or [`crate::Error::Gpu`].
+    pub async fn profile(&mut self, plan: usize) -> Result<Option<Vec<(&'static str, f64)>>> {
+        match self {
+            Self::Cpu(cpu) => Ok(Some(cpu.profile(plan))),
+            Self::Gpu(gpu) => gpu.profile(plan).await,
+        }
+    }
+
     /// Runs a plan `times` times over. On a GPU it is only begun: [`Self::read`] waits.
     ///
     /// # Errors
@@ -168,6 +208,14 @@ impl Executor {
         match self {
             Self::Cpu(_) => Counts::default(),
             Self::Gpu(gpu) => gpu.counts(),
+        }
+    }
+
+    /// The device, if it runs on one.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Gpu(gpu) => Some(gpu.gpu()),
         }
     }
 }

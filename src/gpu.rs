@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{DEFAULT_LANES, Device};
 use crate::error::{Error, Result};
-use crate::executor::gpu::Pipelines;
+use crate::executor::gpu::{Pipelines, TIMESTAMPS};
 
 /// All adapters of this machine, best first: discrete, integrated, others, software last. In a browser the one it offers.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
@@ -125,6 +125,11 @@ impl Gpu {
         };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("sinkstream"),
+            required_features: if adapter.features().contains(TIMESTAMPS) {
+                TIMESTAMPS
+            } else {
+                wgpu::Features::empty()
+            },
             required_limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage, // everything is allocated once
             ..Default::default()

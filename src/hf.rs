@@ -5,7 +5,7 @@
 
 mod family;
 mod folder;
-mod header;
+pub(crate) mod header;
 mod metadata;
 mod quantize;
 mod rope;

@@ -13,6 +13,7 @@ mod heads;
 pub mod linear;
 pub mod matmul;
 pub mod nll;
+pub mod probe;
 pub mod project;
 pub mod qkv;
 pub mod rope;
@@ -21,7 +22,7 @@ pub mod sample;
 use crate::kernel::Kernel;
 
 /// Every kernel.
-pub const ALL: [&Kernel; 10] = [
+pub const ALL: [&Kernel; 11] = [
     &embed::KERNEL,
     &qkv::KERNEL,
     &head_norm::KERNEL,
@@ -32,4 +33,5 @@ pub const ALL: [&Kernel; 10] = [
     &linear::KERNEL,
     &nll::KERNEL,
     &sample::KERNEL,
+    &probe::KERNEL,
 ];

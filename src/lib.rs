@@ -7,7 +7,8 @@
 //! model out: buffers and [`plan`]s of [`kernels`], around a [`kv_ring`] of fixed size. [`weights`] fill the buffers of an
 //! [`executor`], CPU or GPU. A Hugging Face folder is read through [`hf`] as if it were a GGUF file. An [`engine`] is all of that loaded; a
 //! [`session`] is one stream of tokens on it, a [`stream`] its text, a [`chat`] a conversation in it.
-//! An [`attention_map`] looks inside: how much the heads attend to the first token.
+//! A [`random`] model has a well-known shape without its weights, and a [`probe`] tells what the device itself takes and
+//! gives, for measuring. An [`attention_map`] looks inside: how much the heads attend to the first token.
 
 pub mod error;
 pub mod source;
@@ -46,6 +47,9 @@ pub mod hf;
 mod lanes;
 pub mod session;
 pub mod stream;
+
+pub mod probe;
+pub mod random;
 
 pub mod attention_map;
 

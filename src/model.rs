@@ -184,6 +184,19 @@ impl Model {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         self.directory.load(source, executor, progress).await?;
+        self.write_constants(config, executor).await
+    }
+
+    /// As [`Self::load`], with random weights: see [`crate::random`].
+    ///
+    /// # Errors
+    /// Those of the executor.
+    pub async fn fill(&mut self, config: &Config, executor: &mut Executor) -> Result<()> {
+        self.directory.fill(executor)?;
+        self.write_constants(config, executor).await
+    }
+
+    async fn write_constants(&self, config: &Config, executor: &mut Executor) -> Result<()> {
         let pairs = config.rope.dim / 2;
         let mut factors = vec![1.0_f32; pairs as usize];
         if let Some(buffer) = self.rope_factors {

@@ -6,6 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::kernel::Kernel;
+use crate::kernels;
 
 /// Most columns of one plan: the size of the uniform array in `shaders/shared/columns.wgsl`.
 pub const MAX_COLUMNS: u32 = 512;
@@ -161,4 +162,22 @@ pub struct Plan {
     pub columns: u32,
     /// What is done, in order; each dispatch sees all that the earlier ones wrote.
     pub dispatches: Vec<Dispatch>,
+}
+
+impl Plan {
+    /// Bytes of weights that a run reads: every matrix once, but of an embedding a row for each column.
+    pub fn weight_bytes(&self, buffers: &Buffers) -> u64 {
+        let is_weight = |id: &BufferId| buffers.spec(*id).purpose == Purpose::Weights;
+        let of = |dispatch: &Dispatch| dispatch.buffers.iter().copied().filter(is_weight).collect::<Vec<_>>();
+        let is_embedding = |dispatch: &&Dispatch| dispatch.kernel.name == kernels::embed::KERNEL.name;
+        let mut matrices: Vec<BufferId> = self.dispatches.iter().filter(|d| !is_embedding(d)).flat_map(of).collect();
+        matrices.sort_unstable_by_key(|id| id.0);
+        matrices.dedup();
+        let row_bytes = |dispatch: &Dispatch| {
+            let rows: u32 = bytemuck::pod_read_unaligned::<kernels::embed::Params>(&dispatch.params).rows;
+            of(dispatch).iter().map(|id| buffers.spec(*id).bytes).sum::<u64>() / u64::from(rows)
+        };
+        let embedding = self.dispatches.iter().find(is_embedding).map_or(0, row_bytes);
+        matrices.iter().map(|id| buffers.spec(*id).bytes).sum::<u64>() + u64::from(self.columns) * embedding
+    }
 }

@@ -3,6 +3,7 @@
 //! A session is data; the engine computes. The last token given is *pending*: it is not in the cache yet, because
 //! the step that reads it also chooses its successor.
 
+mod profile;
 mod replay;
 mod snapshot;
 mod together;
@@ -20,6 +21,7 @@ use crate::model::MAX_TAKE_BACK;
 use crate::plan::Column;
 use crate::sampler::Sampling;
 
+pub use profile::profile_together;
 pub use together::{Deliver, Part, generate_together};
 
 /// A stream of tokens. Its keys and values are with the engine, in a lane of the cache or, if others were used later and

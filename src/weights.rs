@@ -10,6 +10,7 @@ use crate::executor::Executor;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::plan::{BufferId, Buffers, Purpose};
 use crate::quant::{BLOCK, Layout, TensorType, repack};
+use crate::random;
 use crate::source::Source;
 
 /// Most bytes of one plane of a matrix that comes in parts: the binding limit of a default WebGPU device.
@@ -204,6 +205,26 @@ impl Directory {
         // a tensor in several parts counts once
         let first_parts = self.placements.iter().filter(|placement| placement.rows.start == 0);
         first_parts.map(|placement| placement.tensor.bytes).sum()
+    }
+
+    /// Fills the matrices with random weights and the norms' gains with ones; biases stay zero. See [`crate::random`].
+    ///
+    /// # Errors
+    /// As [`random::fill`].
+    pub(crate) fn fill(&self, executor: &mut Executor) -> Result<()> {
+        for (seed, Placement { tensor, target, rows, .. }) in (1..).zip(&self.placements) {
+            match *target {
+                // Matrices on top of each other are one.
+                Target::Rows { matrix, first_row: 0 } => random::fill(&matrix, executor, seed)?,
+                Target::Rows { .. } => {}
+                Target::Floats { .. } if tensor.name.ends_with(".bias") => {}
+                Target::Floats { buffer, first } => {
+                    let ones = vec![1.0_f32; (tensor.cols() * (rows.end - rows.start)) as usize];
+                    executor.write(buffer, 4 * first, bytemuck::cast_slice(&ones))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads all tensors in the file's order and writes them, packed, to the executor. `progress` gets the bytes done.

@@ -54,4 +54,4 @@ macro_rules! suites {
     };
 }
 
-suites!(embed, qkv, head_norm, attention, project, add_norm, gate_up, linear, nll, sample);
+suites!(embed, qkv, head_norm, attention, project, add_norm, gate_up, linear, nll, sample, probe);

@@ -10,7 +10,9 @@ use sinkstream::Error;
 use sinkstream::executor::gpu::GpuExecutor;
 use sinkstream::gpu::Gpu;
 use sinkstream::kernel::{Access, Kernel};
-use sinkstream::kernels::{ALL, add_norm, attention, embed, gate_up, head_norm, linear, nll, project, qkv, sample};
+use sinkstream::kernels::{
+    ALL, add_norm, attention, embed, gate_up, head_norm, linear, nll, probe, project, qkv, sample,
+};
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan, Purpose};
 use sinkstream::quant::Layout;
 
@@ -162,6 +164,7 @@ fn params_lie_as_in_rust() {
         (&linear::KERNEL, fields!(linear::Params { rows, first_row, blocks, in_stride, out_stride, dim, eps, cap })),
         (&nll::KERNEL, fields!(nll::Params { vocab_size, stride })),
         (&sample::KERNEL, fields!(sample::Params { vocab_size, stride, slots })),
+        (&probe::KERNEL, fields!(probe::Params { vectors })),
     ];
     assert_eq!(params.len(), ALL.len());
     for (kernel, expected) in params {
@@ -174,7 +177,7 @@ fn columns_and_settings_lie_as_in_rust() {
     let column = fields!(Column { token, position, slot, cached, sinks, capacity, lane, target });
     let settings =
         fields!(sample::Settings { temperature, top_k, top_p, ln_min_p, repeat_penalty, repeat_last_n, seed, wanted });
-    for kernel in ALL {
+    for kernel in ALL.into_iter().filter(|kernel| kernel.name != "probe") {
         assert_eq!(fields_of(kernel, "Column"), column, "{kernel:?}");
         let (fields, size) = fields_of(kernel, "Columns");
         assert_eq!(fields[0], ("active".into(), std::mem::offset_of!(ColumnsHeader, active) as u32, "u32".into()));

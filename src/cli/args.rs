@@ -9,6 +9,7 @@ use sinkstream::hf::Quant;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::sampler::Sampling;
 
+use super::bench::BenchArgs;
 use super::streameval::StreamevalArgs;
 
 /// Small quantized language models that stream without end.
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Perplexity(PerplexityArgs),
     /// The same text through four attention modes: perplexity and latency by cache size
     Compare(CompareArgs),
+    /// How fast it reads and writes with a full cache, beside what the device gives
+    Bench(BenchArgs),
     /// Whether the model can still answer for a line of an endless stream, by its distance
     Streameval(StreamevalArgs),
     /// Text to token ids, and back

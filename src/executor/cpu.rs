@@ -1,11 +1,12 @@
 //! Runs plans on the CPU, through each kernel's twin. The oracle of the GPU tests, and what runs where there is no GPU.
 
 use bytemuck::{AnyBitPattern, NoUninit};
+use rayon::prelude::*;
 
 use crate::kernel::Access;
 use crate::kernels::matmul::Scratch;
 use crate::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan};
-use crate::platform::Cores;
+use crate::platform::{Cores, seconds};
 use crate::quant::Layout;
 
 /// All buffers in memory, as 32-bit words.
@@ -34,6 +35,36 @@ impl CpuExecutor {
     pub fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) {
         let target: &mut [u8] = bytemuck::cast_slice_mut(&mut self.buffers[buffer.0]);
         target[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Fills a buffer with these words, over and over.
+    pub fn fill(&mut self, buffer: BufferId, words: &[u32]) {
+        for part in self.buffers[buffer.0].chunks_mut(words.len()) {
+            part.copy_from_slice(&words[..part.len()]);
+        }
+    }
+
+    /// Copies the first `bytes` of a buffer to another one, with all cores.
+    pub fn copy_buffer(&mut self, source: BufferId, target: BufferId, bytes: u64) {
+        let words = bytes as usize / 4;
+        let mut to = std::mem::take(&mut self.buffers[target.0]);
+        let from = &self.buffers[source.0][..words];
+        self.cores.enter(|| {
+            let part = words.div_ceil(rayon::current_num_threads()).max(1);
+            to[..words].par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
+        });
+        self.buffers[target.0] = to;
+    }
+
+    /// Runs a plan once and gives the kernel and the milliseconds of each of its dispatches.
+    pub fn profile(&mut self, plan: usize) -> Vec<(&'static str, f64)> {
+        let Self { buffers, plans, scratch, cores, .. } = self;
+        let timed = |dispatch: &Dispatch| {
+            let started = seconds();
+            Call::run(dispatch, buffers, scratch);
+            (dispatch.kernel.name, 1e3 * (seconds() - started))
+        };
+        cores.enter(|| plans[plan].dispatches.iter().map(timed).collect())
     }
 
     /// Runs a plan `times` times over.
@@ -128,6 +159,11 @@ impl<'a> Call<'a> {
     /// The `params` struct.
     pub fn params<P: AnyBitPattern>(&self) -> P {
         bytemuck::pod_read_unaligned(&self.dispatch.params[..size_of::<P>()])
+    }
+
+    /// Workgroups in x, y, z.
+    pub fn workgroups(&self) -> [u32; 3] {
+        self.dispatch.workgroups
     }
 
     /// An override's value.

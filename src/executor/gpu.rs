@@ -1,7 +1,9 @@
 //! Runs plans on a GPU through wgpu. Buffers, pipelines and bind groups exist before the first token; a step encodes
 //! the same dispatches again and submits them.
 
+mod copies;
 mod launch;
+mod profile;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -14,6 +16,7 @@ use crate::gpu::Gpu;
 use crate::kernel::{Access, Kernel};
 use crate::plan::{BufferId, Buffers, Dispatch, Plan};
 use crate::platform;
+pub(crate) use profile::TIMESTAMPS;
 
 /// Where the params of the next dispatch begin: WebGPU's alignment of uniform bindings.
 const PARAMS_STRIDE: u64 = 256;
@@ -46,9 +49,19 @@ pub struct GpuExecutor {
 /// A dispatch, ready to be encoded.
 #[derive(Debug)]
 struct Step {
+    kernel: &'static str,
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     workgroups: [u32; 3],
+}
+
+impl Step {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.workgroups;
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 impl GpuExecutor {
@@ -102,7 +115,7 @@ impl GpuExecutor {
                 let pipeline = pipelines.get(device, dispatch);
                 let bind_group = bind_group(device, &pipeline, dispatch, &all, &params, params_offset);
                 params_offset += PARAMS_STRIDE;
-                Step { pipeline, bind_group, workgroups: dispatch.workgroups }
+                Step { kernel: dispatch.kernel.name, pipeline, bind_group, workgroups: dispatch.workgroups }
             };
             plans.iter().map(|plan| plan.dispatches.iter().map(&mut make).collect()).collect()
         };
@@ -154,34 +167,11 @@ impl GpuExecutor {
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
         for _ in 0..times {
-            for Step { pipeline, bind_group, workgroups: [x, y, z] } in &self.plans[plan] {
-                pass.set_pipeline(pipeline);
-                pass.set_bind_group(0, bind_group, &[]);
-                pass.dispatch_workgroups(*x, *y, *z);
-                self.counts.dispatches += 1;
-            }
+            self.plans[plan].iter().for_each(|step| step.encode(&mut pass));
         }
         drop(pass);
+        self.counts.dispatches += u64::from(times) * self.plans[plan].len() as u64;
         Ok(encoder)
-    }
-
-    /// Copies part of a buffer to another place in it, piece by piece through the front of another buffer. All numbers in
-    /// bytes, multiples of 4.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
-    pub fn copy_within(&mut self, buffer: BufferId, from: u64, to: u64, bytes: u64, through: BufferId) -> Result<()> {
-        self.gpu.check()?;
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("copy") };
-        let mut encoder = self.gpu.device.create_command_encoder(&descriptor);
-        let (buffer, through) = (&self.buffers[buffer.0], &self.buffers[through.0]);
-        for done in (0..bytes).step_by(through.size() as usize) {
-            let piece = through.size().min(bytes - done);
-            encoder.copy_buffer_to_buffer(buffer, from + done, through, 0, piece);
-            encoder.copy_buffer_to_buffer(through, 0, buffer, to + done, piece);
-        }
-        self.submit(Some(encoder.finish()));
-        Ok(())
     }
 
     /// A copy of part of a buffer, after all that was run before. `offset` in bytes; it and the length are multiples of 4.
@@ -197,16 +187,21 @@ impl GpuExecutor {
             let mut encoder = self.gpu.device.create_command_encoder(&descriptor);
             encoder.copy_buffer_to_buffer(&self.buffers[buffer.0], offset, &self.staging.buffer, 0, length);
             let submission = self.submit(Some(encoder.finish()));
-            let staging = &self.staging;
-            staging.map(length);
-            let (device, queue) = (&self.gpu.device, &self.gpu.queue);
-            let waited = platform::wait(device, queue, submission, || staging.is_settled()).await;
-            self.gpu.check()?;
-            waited?;
-            staging.take(&self.gpu, part)?;
+            self.read_staging(submission, part).await?;
             offset += length;
         }
         Ok(())
+    }
+
+    /// Waits for a submit that copied to the staging buffer, and takes what lies there.
+    async fn read_staging(&self, submission: wgpu::SubmissionIndex, bytes: &mut [u8]) -> Result<()> {
+        let staging = &self.staging;
+        staging.map(bytes.len() as u64);
+        let (device, queue) = (&self.gpu.device, &self.gpu.queue);
+        let waited = platform::wait(device, queue, submission, || staging.is_settled()).await;
+        self.gpu.check()?;
+        waited?;
+        staging.take(&self.gpu, bytes)
     }
 
     /// Bytes of all buffers, those of the executor's own included.

@@ -1,14 +1,14 @@
 //! Writes the header of a GGUF file: version 3, little-endian, as in ggml's `docs/gguf.md`. The way back of
-//! [`crate::gguf::Gguf::read`], for the metadata types that a model's folder needs.
+//! [`crate::gguf::Gguf::read`], for the metadata types that a model's folder and [`crate::random`] need.
 
 use crate::quant::TensorType;
 
 /// Tensors start at multiples of this many bytes: the format's default.
-pub(super) const ALIGNMENT: u64 = 32;
+pub(crate) const ALIGNMENT: u64 = 32;
 
 /// A metadata value to be written.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     U32(u32),
     F32(f32),
     Bool(bool),
@@ -19,22 +19,22 @@ pub(super) enum Value {
 }
 
 /// Metadata in the order of the file.
-pub(super) type Metadata = Vec<(String, Value)>;
+pub(crate) type Metadata = Vec<(String, Value)>;
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) kind: TensorType,
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) kind: TensorType,
     /// Columns first.
-    pub(super) shape: Vec<u64>,
+    pub(crate) shape: Vec<u64>,
     /// Bytes of the data.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// The header, padded to the alignment, and where each tensor's data starts, in bytes from the start of the file. The
 /// data follow in the order of `tensors`, each filled up with zeros to the alignment; the last offset is the file's end.
-pub(super) fn header(metadata: &Metadata, tensors: &[Entry]) -> (Vec<u8>, Vec<u64>) {
+pub(crate) fn header(metadata: &Metadata, tensors: &[Entry]) -> (Vec<u8>, Vec<u64>) {
     let mut bytes = b"GGUF".to_vec();
     number(&mut bytes, 3_u32.to_le_bytes());
     number(&mut bytes, (tensors.len() as u64).to_le_bytes());

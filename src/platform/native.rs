@@ -54,6 +54,15 @@ pub fn seconds() -> f64 {
     START.elapsed().as_secs_f64()
 }
 
+/// Seconds that the processor has worked for this program, all cores together; `None` where the system does not tell.
+pub fn cpu_seconds() -> Option<f64> {
+    #[cfg(unix)]
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).ok();
+    #[cfg(not(unix))]
+    let time: Option<std::time::Duration> = None;
+    time.map(|time| std::time::Duration::from(time).as_secs_f64())
+}
+
 /// Seconds since 1970 in UTC.
 pub fn unix_seconds() -> i64 {
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -13,7 +13,7 @@ use sinkstream::kernel::{Access, Kernel, WORKGROUP};
 use sinkstream::kernels::activation::Activation;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::kernels::rope::turns_per_position;
-use sinkstream::kernels::{add_norm, attention, embed, gate_up, head_norm, linear, nll, project, qkv, sample};
+use sinkstream::kernels::{add_norm, attention, embed, gate_up, head_norm, linear, nll, probe, project, qkv, sample};
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, MAX_COLUMNS, Plan, Purpose};
 use sinkstream::quant::{BLOCK, Layout};
 
@@ -30,7 +30,7 @@ pub struct Summary {
 pub type Suite = (&'static str, fn() -> Cases);
 
 /// One suite a kernel.
-pub const SUITES: [Suite; 10] = [
+pub const SUITES: [Suite; 11] = [
     ("embed", embed_cases),
     ("qkv", qkv_cases),
     ("head_norm", head_norm_cases),
@@ -41,6 +41,7 @@ pub const SUITES: [Suite; 10] = [
     ("linear", linear_cases),
     ("nll", nll_cases),
     ("sample", sample_cases),
+    ("probe", probe_cases),
 ];
 
 /// How the words of an output are to be compared.
@@ -518,6 +519,25 @@ fn nll_cases() -> Cases {
             vec![columns_of(&active), input(&logits), output(&out, Compare::Float(3e-6))],
             &[],
             [1, of_plan, 1],
+        );
+    }
+    cases
+}
+
+fn probe_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(11);
+    for (vectors, workgroups) in [(0, 1), (1, 1), (3, 5), (64, 2)] {
+        let mut words = |count: u32| (0..count).map(|_| random.word()).collect::<Vec<_>>();
+        let (read, output_words) =
+            (words(4 * (vectors * workgroups * WORKGROUP).max(1)), words(workgroups * WORKGROUP));
+        cases.push(
+            format!("{vectors} vectors, {workgroups} workgroups"),
+            &probe::KERNEL,
+            &probe::Params { vectors },
+            vec![input(&read), output(&output_words, Compare::Exact)],
+            &[],
+            [workgroups, 1, 1],
         );
     }
     cases
