@@ -9,11 +9,17 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub fn golden(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).display().to_string()
+    let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&folder).join("tests/golden").join(name).display().to_string()
+}
+
+/// The binary; `SINKSTREAM_BIN` where the tests were carried to another machine (`scripts/gpu-check.sh`).
+fn binary() -> String {
+    std::env::var("SINKSTREAM_BIN").unwrap_or(env!("CARGO_BIN_EXE_sinkstream").into())
 }
 
 pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sinkstream"));
+    let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("XDG_RUNTIME_DIR", std::env::temp_dir()); // Mesa's driver complains if there is none
     command
