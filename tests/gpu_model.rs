@@ -29,7 +29,8 @@ on_gpu! {
     saved_sessions_go_on => saved_sessions();
     streams_together_have_the_texts_that_each_has_alone => together_as_alone(&["streaming_4_28", "window_0_32"], &[(5, 5), (9, 5), (3, 3), (3, 2), (1, 1)]);
     what_is_computed_ahead_is_void_once_a_stream_moves => moved_streams();
-    streams_go_on_after_the_device_was_lost => lost_device(4, 0..6);
+    streams_go_on_after_the_device_was_lost => lost_device(1, 0..6);
+    streams_of_every_mode_go_on_after_the_device_was_lost => lost_device(4, 1..2);
     the_host_never_waits_for_one_token => steady_state();
     tokens_taken_back_leave_no_trace => taking_back();
     the_same_seed_gives_the_same_text_as_on_the_cpu => same_text_as_cpu();
