@@ -114,7 +114,7 @@ pub async fn moved_streams(device: &Device) {
                     text.push(id);
                     ControlFlow::Continue(())
                 });
-                let sampling = Sampling { seed: round % 3, ..sampling };
+                let sampling = Sampling { seed: round / 4, ..sampling };
                 let part = Part { session: &mut session, sampling, count: 9, expected, deliver };
                 generate_together(&mut engine, &mut [part]).await.unwrap();
             }

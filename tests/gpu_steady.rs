@@ -9,6 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytemuck::bytes_of;
 use common::files::golden;
 use common::{gpu, load, settings};
 use pollster::block_on;
@@ -18,6 +19,8 @@ use sinkstream::gguf::Gguf;
 use sinkstream::gpu::Gpu;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::kernels::sample::MAX_AHEAD;
+use sinkstream::kv_ring::KvRing;
+use sinkstream::plan::ColumnsHeader;
 use sinkstream::session::{Part, generate_together};
 use sinkstream::{Engine, Sampling, Session, Source};
 
@@ -43,41 +46,52 @@ static ALLOCATOR: Counting = Counting;
 
 /// Most tokens of a launch.
 const BURST: u32 = 16;
-/// Launches that are measured.
-const LAUNCHES: u32 = 64;
+/// Launches that are measured at once, so many times over: the least counts, because wgpu's lists grow now and then.
+const LAUNCHES: u32 = 8;
+const TIMES: u32 = 16;
+
+fn sampling() -> Sampling {
+    Sampling { repeat_penalty: 1.1, ..Sampling::default() }
+}
 
 async fn go_on(engine: &mut Engine, session: &mut Session, count: u32, mut look: impl FnMut()) {
-    let sampling = Sampling { repeat_penalty: 1.1, ..Sampling::default() };
     let deliver = Box::new(|_, _| {
         look();
         ControlFlow::Continue(())
     });
-    let part = Part { session, sampling, count, expected: u64::MAX, deliver };
+    let part = Part { session, sampling: sampling(), count, expected: u64::MAX, deliver };
     generate_together(engine, &mut [part]).await.unwrap();
 }
 
-/// Bytes that the executor alone, and wgpu below it, allocate for as many launches.
+/// Least bytes that the executor alone, and wgpu below it, allocate for as many launches.
 async fn by_the_executor(model: Vec<u8>, settings: &Settings) -> u64 {
     let mut source = Source::memory("q8", model);
     let gguf = Gguf::read(&mut source).await.unwrap();
     let gpu = Gpu::choose(&settings.device).await.unwrap();
-    let (_, _, mut model) = lay_out(&gguf, settings, gpu.as_ref().unwrap().lanes()).unwrap();
+    let (config, _, mut model) = lay_out(&gguf, settings, gpu.as_ref().unwrap().lanes()).unwrap();
     let plans = std::mem::take(&mut model.plans);
     let mut executor = Executor::new(gpu, &model.buffers, plans, None).await.unwrap();
+    model.load(&config, &mut source, &mut executor, &mut |_| {}).await.unwrap();
+    // The same work, so that the host waits as long.
+    let column = KvRing::new(4, 28, model.slack).column(0, 1, 0);
+    let columns = [bytes_of(&ColumnsHeader { active: 1, pad: [0; 3] }), bytes_of(&column)].concat();
+    executor.write(model.columns, 0, &columns).unwrap();
+    executor.write(model.settings, 0, bytes_of(&sampling().settings().unwrap())).unwrap();
     let mut ids = vec![0; 4 * MAX_AHEAD as usize];
     let plan = model.decode.plan_for(1);
     let copies = [(model.ids, ids.len() as u64)];
-    let mut begin = 0;
-    for n in 0..2 * LAUNCHES {
-        if n == LAUNCHES {
-            begin = BYTES.load(Ordering::Relaxed);
-        }
-        executor.launch(plan, BURST, &copies).unwrap();
-        if n > 0 {
+    let mut least = u64::MAX;
+    let launch = |executor: &mut Executor| executor.launch(plan, BURST, &copies).unwrap();
+    launch(&mut executor);
+    for _ in 0..TIMES {
+        let begin = BYTES.load(Ordering::Relaxed);
+        for _ in 0..LAUNCHES {
+            launch(&mut executor);
             executor.land(&mut ids).await.unwrap();
         }
+        least = least.min(BYTES.load(Ordering::Relaxed) - begin);
     }
-    BYTES.load(Ordering::Relaxed) - begin
+    least
 }
 
 #[test]
@@ -110,15 +124,22 @@ fn nothing_is_made_and_nothing_allocated_per_token() {
         assert!(before[0] > 10 && before[3] > 5, "{before:?}");
         go_on(&mut engine, &mut session, 100, || assert_eq!(alive(), before)).await;
 
-        let begin = BYTES.load(Ordering::Relaxed);
-        let counts = engine.counts();
-        go_on(&mut engine, &mut session, LAUNCHES * BURST, || {}).await;
-        let bytes = BYTES.load(Ordering::Relaxed) - begin;
+        let (mut bytes, counts) = (u64::MAX, engine.counts());
+        for _ in 0..TIMES {
+            let begin = BYTES.load(Ordering::Relaxed);
+            go_on(&mut engine, &mut session, LAUNCHES * BURST, || {
+                if std::env::var_os("BAD").is_some() {
+                    drop(Box::new([0_u8; 16]))
+                }
+            })
+            .await;
+            bytes = bytes.min(BYTES.load(Ordering::Relaxed) - begin);
+        }
         let submits = engine.counts().submits - counts.submits;
         let of_executor = by_the_executor(model, &settings).await;
         println!("{LAUNCHES} launches of {BURST} tokens: {bytes} bytes, of which the executor and wgpu {of_executor}");
-        assert!(submits <= u64::from(LAUNCHES) + 2, "{submits} submits");
-        // One call allocates its own small list.
-        assert!(bytes <= of_executor + of_executor / 50 + 1000, "{bytes} bytes, {of_executor} by executor and wgpu");
+        assert!(submits <= u64::from(TIMES * LAUNCHES) + 2, "{submits} submits");
+        // One call, of 128 tokens here, allocates two small lists.
+        assert!(bytes <= of_executor + 512, "{bytes} bytes, {of_executor} by executor and wgpu");
     });
 }
