@@ -54,17 +54,16 @@ impl AttentionMap {
     /// Reads a model and brings it to the device, with an empty stream. Queries from number `first_query` on count.
     ///
     /// # Errors
-    /// As [`crate::Engine::load`]; [`Error::Settings`] in recompute mode.
+    /// As [`crate::Engine::load`]; [`Error::Settings`] in recompute and infini mode.
     pub async fn load(mut source: Source, settings: &Settings, first_query: u64) -> Result<Self> {
-        if settings.attention == Attention::Recompute {
-            return Err(Error::Settings(
-                "--attention recompute has no first token that stays: use another mode".into(),
-            ));
-        }
         let gguf = Gguf::read(&mut source).await?;
         let gpu = Gpu::choose(&settings.device).await?;
         let lanes = gpu.as_ref().map_or(DEFAULT_LANES, Gpu::lanes);
         let (config, keep, mut model) = lay_out(&gguf, settings, lanes)?;
+        if matches!(keep.attention, Attention::Recompute | Attention::Infini) {
+            let mode = keep.attention.name();
+            return Err(Error::Settings(format!("--attention {mode} has no first token that stays: use another mode")));
+        }
         let plan = &model.plans[model.prefill.plan_for(model.prefill.most_columns())];
         // What follows the last attention is not needed.
         let is_attention = |dispatch: &Dispatch| dispatch.kernel.name == attention::KERNEL.name;

@@ -8,6 +8,8 @@ mod compare;
 mod convert;
 mod generate;
 mod inspect;
+mod memory_table;
+mod passkey;
 mod perplexity;
 mod plot;
 mod streameval;
@@ -20,8 +22,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use sinkstream::config::{Config, Keep};
 use sinkstream::engine::{Engine, Progress, Settings};
-use sinkstream::{Error, Result, Source, hf};
+use sinkstream::gguf::Gguf;
+use sinkstream::{Attention, Error, Result, Source, hf};
 
 use args::{Args, Command, ModelArgs};
 
@@ -56,6 +60,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Streameval(args) => streameval::run(&args),
+        Command::Passkey(args) => passkey::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => attention_map::run(&args),
@@ -118,6 +123,9 @@ fn open(model: &ModelArgs) -> Result<Source> {
 
 /// Loads the model, with a progress bar on a terminal, and says what it runs on.
 fn load(model: &ModelArgs, settings: &Settings, quiet: bool) -> Result<Engine> {
+    if settings.sinks.is_some() || settings.window.is_some() {
+        check_infini(model, settings)?;
+    }
     let bar = progress_bar(quiet, "loading");
     let engine = pollster::block_on(Engine::load(open(model)?, settings, &mut |Progress { loaded, total }| {
         bar.set_length(total);
@@ -138,6 +146,19 @@ fn load(model: &ModelArgs, settings: &Settings, quiet: bool) -> Result<Engine> {
         eprintln!("sinkstream: {} on {} ({})", text("model"), text("executor").to_uppercase(), text("adapter"));
     }
     Ok(engine)
+}
+
+/// Ends the program where flags contradict the segment that a model with a compressive memory fixes.
+fn check_infini(model: &ModelArgs, settings: &Settings) -> Result<()> {
+    let config = Config::new(&pollster::block_on(Gguf::read(&mut open(model)?))?)?;
+    let attention = settings.attention.unwrap_or(config.default_attention());
+    if attention == Attention::Infini
+        && config.infini.is_some()
+        && let Err(error) = Keep::new(&config, attention, settings.sinks, settings.window, None)
+    {
+        args::wrong_usage(&error.to_string());
+    }
+    Ok(())
 }
 
 /// A progress bar on standard error; hidden in a pipe and with `--quiet`.

@@ -7,6 +7,7 @@ pub use rope::{Rope, Scaling, slopes};
 use crate::error::{Error, Result};
 use crate::family::{Family, Order, Positions};
 use crate::gguf::Gguf;
+use crate::kernels::memory;
 use crate::plan::MAX_COLUMNS;
 
 /// Largest head: what the rotation table and the attention kernel hold.
@@ -61,6 +62,17 @@ pub struct Config {
     pub context_length: u32,
     /// The token that stood in front of every training sample, if there was one.
     pub sink_token: Option<u32>,
+    /// The compressive memory, if the model carries gates for one.
+    pub infini: Option<Infini>,
+}
+
+/// A compressive memory: what leaves its segment stays in a matrix of fixed size (Infini-attention, arXiv 2404.07143).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Infini {
+    /// Tokens of a segment: N.
+    pub segment_length: u32,
+    /// What is known already is not added again (eq. 9).
+    pub is_delta: bool,
 }
 
 /// What is different in layers with a window of their own.
@@ -75,6 +87,11 @@ pub struct Local {
 }
 
 impl Config {
+    /// How a stream attends if nobody says otherwise: with the model's compressive memory, if it has one.
+    pub fn default_attention(&self) -> Attention {
+        if self.infini.is_some() { Attention::Infini } else { Attention::Streaming }
+    }
+
     /// What is different in layer `n`, if it has a window of its own.
     pub fn local(&self, n: u32) -> Option<&Local> {
         self.local.as_ref().filter(|local| n % local.period < local.period - 1)
@@ -158,6 +175,7 @@ impl Config {
             eps: float(&format!("attention.{eps_name}"))?.unwrap_or(1e-5),
             context_length: optional("context_length")?.unwrap_or(2048),
             sink_token: gguf.get_u32("sinkstream.sink_token_id")?,
+            infini: Infini::new(gguf)?,
             name: gguf.get_str("general.name")?.unwrap_or(family.name).to_owned(),
         };
         config.check()?;
@@ -206,10 +224,32 @@ impl Config {
         if self.context_length < 2 {
             return Err(Error::Model(format!("context_length {}", self.context_length)));
         }
+        if self.infini.is_some() && self.head_dim > memory::MAX_HEAD_DIM {
+            let most = memory::MAX_HEAD_DIM;
+            return Err(Error::Model(format!("head size {}: with a compressive memory at most {most}", self.head_dim)));
+        }
         match self.sink_token.filter(|&token| token >= self.vocab_size) {
             Some(token) => Err(Error::Model(format!("sink token {token} in a vocabulary of {}", self.vocab_size))),
             None => Ok(()),
         }
+    }
+}
+
+impl Infini {
+    /// What the file says, if it says anything.
+    fn new(gguf: &Gguf) -> Result<Option<Self>> {
+        let [length, update] = ["segment_length", "update"].map(|name| format!("sinkstream.infini.{name}"));
+        let Some(segment_length) = gguf.get_u32(&length)? else { return Ok(None) };
+        if !(1..=1 << 24).contains(&segment_length) {
+            return Err(Error::Model(format!("{length} = {segment_length}: must be from 1 to 2^24")));
+        }
+        let is_delta = match gguf.get_str(&update)? {
+            Some("linear") => false,
+            Some("delta") => true,
+            Some(other) => return Err(Error::Model(format!("{update} = {other:?}: must be \"linear\" or \"delta\""))),
+            None => return Err(Error::Model(format!("metadata {update} is missing"))),
+        };
+        Ok(Some(Self { segment_length, is_delta }))
     }
 }
 
@@ -229,9 +269,14 @@ pub enum Attention {
     Dense,
     /// Each token from a fresh run over the last S + R + 1 tokens.
     Recompute,
+    /// The open segment, and a compressive memory of all before it (Infini-attention).
+    Infini,
 }
 
 impl Attention {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Streaming, Self::Window, Self::Dense, Self::Recompute, Self::Infini];
+
     /// Its name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -239,6 +284,7 @@ impl Attention {
             Self::Window => "window",
             Self::Dense => "dense",
             Self::Recompute => "recompute",
+            Self::Infini => "infini",
         }
     }
 }
@@ -258,11 +304,12 @@ pub struct Keep {
 
 impl Keep {
     /// Fills in the defaults: S = 4, or 1 with a sink token; S + R = min(2048, trained context − 1), R at most the model's
-    /// own sliding window.
+    /// own sliding window. With `infini` both are the model's: S = 0 and R = N − 1.
     /// `expected`: the number of tokens to come, if known (dense mode).
     ///
     /// # Errors
-    /// [`Error::Settings`] if nothing could be seen, or sinks are asked for where there are none.
+    /// [`Error::Settings`] if nothing could be seen, sinks are asked for where there are none, or `infini` of a model without
+    /// a memory, or of another size.
     pub fn new(
         config: &Config,
         attention: Attention,
@@ -290,6 +337,20 @@ impl Keep {
             Attention::Streaming | Attention::Recompute => {
                 let sinks = sinks.unwrap_or(default_sinks.min(capacity));
                 (sinks, window.unwrap_or(capacity.saturating_sub(sinks).min(most_window)))
+            }
+            Attention::Infini => {
+                let Some(Infini { segment_length, .. }) = config.infini else {
+                    return Err(Error::Settings(
+                        "--attention infini needs a model that carries gates for a compressive memory: this one has none".into(),
+                    ));
+                };
+                let fixed = segment_length - 1;
+                if sinks.unwrap_or(0) != 0 || window.unwrap_or(fixed) != fixed {
+                    return Err(Error::Settings(format!(
+                        "--attention infini: the model fixes the segment: --sinks 0 --window {fixed}"
+                    )));
+                }
+                (0, fixed)
             }
         };
         let total = u64::from(sinks) + u64::from(window);

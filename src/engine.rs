@@ -40,8 +40,8 @@ pub enum Device {
 pub struct Settings {
     /// Where to run.
     pub device: Device,
-    /// Which earlier tokens a token attends to.
-    pub attention: Attention,
+    /// Which earlier tokens a token attends to; as the model wants it if `None`.
+    pub attention: Option<Attention>,
     /// S; the model's default if `None`.
     pub sinks: Option<u32>,
     /// R; the model's default if `None`.
@@ -64,7 +64,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             device: Device::Auto,
-            attention: Attention::Streaming,
+            attention: None,
             sinks: None,
             window: None,
             expected: None,
@@ -284,6 +284,17 @@ impl Engine {
         self.executor.read(self.model.ids, 0, &mut [0; 4]).await
     }
 
+    /// Folds full segments into the compressive memory; `columns`: their last tokens.
+    pub(crate) fn fold(&mut self, columns: &[Column]) -> Result<()> {
+        match self.model.fold.filter(|_| !columns.is_empty()) {
+            Some(plan) => {
+                self.write_columns(columns)?;
+                self.executor.run(plan, 1)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// A whole buffer of floats by its name in the plan, for a look inside: `logits` after a step, for example.
     ///
     /// # Errors
@@ -309,6 +320,7 @@ impl Engine {
             "vocab_size": self.config.vocab_size,
             "weights_bytes": bytes(Purpose::Weights),
             "kv_bytes": bytes(Purpose::Cache),
+            "memory_bytes": bytes(Purpose::Memory),
             "work_bytes": bytes(Purpose::Work),
         })
     }
@@ -323,7 +335,8 @@ pub const DEFAULT_LANES: u32 = 16;
 /// What [`Config::new`], [`Keep::new`] and [`Model::new`] find wrong.
 pub fn lay_out(gguf: &Gguf, settings: &Settings, lanes: u32) -> Result<(Config, Keep, Model)> {
     let config = Config::new(gguf)?;
-    let keep = Keep::new(&config, settings.attention, settings.sinks, settings.window, settings.expected)?;
+    let attention = settings.attention.unwrap_or(config.default_attention());
+    let keep = Keep::new(&config, attention, settings.sinks, settings.window, settings.expected)?;
     let (chunk, streams) = (check_columns("--chunk", settings.chunk)?, check_columns("--streams", settings.streams)?);
     let shape = Shape { keep, chunk, streams, cache: settings.cache, scores: settings.scores, lanes };
     let model = Model::new(&config, gguf, &shape)?;

@@ -7,9 +7,13 @@
 //! ```
 //!
 //! [`crate::family`] says where a family differs: one more dispatch a layer for heads that are normed, two for blocks
-//! whose results are normed; a feed-forward side by side with the attention is begun before the attention's result is added.
+//! whose results are normed; with a compressive memory, one that blends what it remembers into the attention's result. A
+//! feed-forward side by side with the attention is begun before that result is added.
 
 mod dispatches;
+mod memory;
+
+pub(crate) use memory::gates;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -33,6 +37,7 @@ struct Layer {
     sink_logits: BufferId,
     k: BufferId,
     v: BufferId,
+    memory: Option<memory::Memory>,
     output: Linear,
     ffn_norm: BufferId,
     /// Gates on top of the inner layer, or the inner layer alone.
@@ -181,6 +186,7 @@ impl<'a> Forward<'a> {
         };
         let output_bias = weights.bias(&[of_output])?;
         let q_size = config.n_heads * config.head_dim;
+        let raw_keys = if shape.memory(config).is_some() { config.n_kv_heads * config.head_dim } else { 0 };
         let qkv_size = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim;
         let mut floats = |name: &str, width: u32, columns: u32| {
             buffers.add(name, 4 * u64::from(padded(width)) * u64::from(columns), Purpose::Work)
@@ -198,7 +204,7 @@ impl<'a> Forward<'a> {
             output,
             output_bias,
             x: floats("x", dim, columns),
-            q: floats("q", 2 * q_size, columns),
+            q: floats("q", 2 * q_size + raw_keys, columns),
             attended: floats("attended", q_size, columns),
             h: floats("h", config.ffn_dim, columns),
             raw: floats("raw", qkv_size, if_any(config.family.head_norms)),
@@ -220,6 +226,7 @@ impl<'a> Forward<'a> {
                 self.up(&mut plan, &label, layer); // before x changes
             }
             self.attention(&mut plan, &label, layer);
+            self.memory_read(&mut plan, &label, layer);
             self.project(&mut plan, &attn_output, self.attended, &layer.output);
             if !self.config.is_parallel {
                 self.up(&mut plan, &label, layer);
@@ -290,6 +297,10 @@ impl Layer {
             * u64::from(slots)
             * u64::from(head_dim / 2)
             * shape.cache.words_per_pair() as u64;
+        let memory = match shape.memory(config) {
+            Some(infini) => Some(memory::Memory::new(n, config, infini, (4 * cache_words, shape.streams), weights)?),
+            None => None,
+        };
         let local = config.local(n);
         Ok(Self {
             attn_norm,
@@ -299,8 +310,9 @@ impl Layer {
             rope: if local.is_some() { given.local_rope } else { given.rope },
             reach: local.map_or(u32::MAX, |local| local.reach),
             sink_logits: weights.sink_logits(n, given)?,
-            k: weights.buffers.add_lanes(name("k"), 4 * cache_words, shape.streams),
-            v: weights.buffers.add_lanes(name("v"), 4 * cache_words, shape.streams),
+            k: weights.buffers.add_lanes(name("k"), Purpose::Cache, 4 * cache_words, shape.streams),
+            v: weights.buffers.add_lanes(name("v"), Purpose::Cache, 4 * cache_words, shape.streams),
+            memory,
             output: weights.linear(&[part("attn_output", dim, q_rows)], Some(name("post_attention_norm")))?,
             ffn_norm,
             up: weights.linear(&up, None)?,

@@ -1,5 +1,6 @@
 //! The kernels, in the order in which a token meets them. Five make a layer: `qkv`, `attention`, `project`,
-//! `gate_up` (or `linear`), `project` again. Models that norm heads or what a block adds need `head_norm` or `add_norm`.
+//! `gate_up` (or `linear`), `project` again. Models that norm heads or what a block adds need `head_norm` or `add_norm`, those
+//! with a compressive memory `memory_read`, and `memory_fold` for every full segment.
 
 pub mod activation;
 pub mod add_norm;
@@ -12,6 +13,9 @@ pub mod head_norm;
 mod heads;
 pub mod linear;
 pub mod matmul;
+pub mod memory;
+pub mod memory_fold;
+pub mod memory_read;
 pub mod nll;
 pub mod probe;
 pub mod project;
@@ -22,11 +26,13 @@ pub mod sample;
 use crate::kernel::Kernel;
 
 /// Every kernel.
-pub const ALL: [&Kernel; 11] = [
+pub const ALL: [&Kernel; 13] = [
     &embed::KERNEL,
     &qkv::KERNEL,
     &head_norm::KERNEL,
     &attention::KERNEL,
+    &memory_read::KERNEL,
+    &memory_fold::KERNEL,
     &project::KERNEL,
     &add_norm::KERNEL,
     &gate_up::KERNEL,

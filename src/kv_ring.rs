@@ -8,9 +8,15 @@
 //! Where a stream is divided into turns, a window that would begin within a turn begins with the next turn instead:
 //! whole turns leave, and only one that is longer than the window loses its tokens one by one. That is arithmetic too:
 //! the slots stay as they are, a query just sees fewer of them.
+//!
+//! With a compressive memory (Infini-attention, arXiv 2404.07143) the stream is divided into segments of one length, and a
+//! query sees the open one only, up to itself. A step goes no further than to its end; before the first token of the next
+//! one is read, the segment is folded into the memory. That writes another copy of it than it reads, so that a token that
+//! is read once more finds the memory as it was, and a fold that is made once more has the same result.
 
 use std::collections::VecDeque;
 
+use crate::kernels::memory::copy_after;
 use crate::mutants;
 use crate::plan::Column;
 
@@ -24,10 +30,20 @@ pub struct KvRing {
     start: u64,
     /// Tokens written so far.
     written: u64,
-    /// Numbers of the tokens that begin a turn, ascending; those further back than `memory` are forgotten.
+    /// Numbers of the tokens that begin a turn, ascending; those that nothing can reach again are forgotten.
     turns: VecDeque<u64>,
-    /// Tokens that the ring may be taken back: by those that a window of its own reaches, or further, see [`Self::remember`].
+    /// Tokens that the ring may be taken back, if these are more than its slots: see [`Self::remember`].
     memory: u64,
+    segments: Option<Segments>,
+}
+
+/// How a stream with a compressive memory is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Segments {
+    /// Tokens of one.
+    length: u32,
+    /// The memory is read and written.
+    is_remembered: bool,
 }
 
 impl KvRing {
@@ -35,8 +51,14 @@ impl KvRing {
     /// or in flight when a stop is found, whichever is larger.
     pub fn new(sinks: u32, window: u32, slack: u32) -> Self {
         let ring_slots = window + mutants::slack(slack);
-        let (window, memory) = (mutants::window(window), u64::from(ring_slots));
-        Self { sinks, window, ring_slots, start: 0, written: 0, turns: VecDeque::new(), memory }
+        let (window, turns) = (mutants::window(window), VecDeque::new());
+        Self { sinks, window, ring_slots, start: 0, written: 0, turns, memory: 0, segments: None }
+    }
+
+    /// An empty ring for segments of so many tokens, at least one.
+    pub fn with_segments(length: u32, slack: u32) -> Self {
+        let segments = Segments { length: mutants::segment(length), is_remembered: true };
+        Self { segments: Some(segments), ..Self::new(0, length - 1, slack) }
     }
 
     /// Remembers the turns of the last `tokens`, for [`Self::rewound`].
@@ -73,10 +95,38 @@ impl KvRing {
         (self.start, self.written, self.turns) = (start, written, turns.into());
     }
 
+    /// Whether the compressive memory is read and written; none if there is none.
+    pub fn is_remembered(&self) -> Option<bool> {
+        self.segments.map(|segments| segments.is_remembered)
+    }
+
+    /// From here on nothing is folded, and the memory reads as zero.
+    pub fn forget(&mut self) {
+        if let Some(segments) = &mut self.segments {
+            segments.is_remembered = false;
+        }
+    }
+
+    /// How many tokens, at least one and at most `most`, may be read in one step from the one `ahead` places after the next
+    /// one on: those of its segment.
+    pub fn step(&self, ahead: u32, most: u32) -> u32 {
+        let index = self.written + u64::from(ahead);
+        self.segments.map_or(most, |segments| most.min(segments.length - self.cached(index)))
+    }
+
+    /// If the token `ahead` places after the next one is the first of a segment: the column of the last one before it. That
+    /// segment must be folded first.
+    pub fn filled(&self, ahead: u32, lane: u32) -> Option<Column> {
+        let segments = self.segments.filter(|segments| segments.is_remembered)?;
+        let index = self.written + u64::from(ahead);
+        let last = index.checked_sub(1).filter(|_| index.is_multiple_of(u64::from(segments.length)))?;
+        Some(self.column_of(last, 0, lane, self.segment(last)))
+    }
+
     /// The stream's token number `index`, not yet written, begins a turn.
     pub fn begin_turn(&mut self, index: u64) {
         // What a window could begin with after as many tokens were taken back as can be.
-        let reach = self.written.saturating_sub(self.memory);
+        let reach = self.written.saturating_sub(self.memory.max(u64::from(self.ring_slots)));
         while self.turns.front().is_some_and(|&turn| turn < reach) {
             self.turns.pop_front();
         }
@@ -95,6 +145,9 @@ impl KvRing {
 
     /// Tokens of the stream that token number `index` sees besides itself.
     pub fn cached(&self, index: u64) -> u32 {
+        if let Some(segments) = self.segments {
+            return (index % u64::from(segments.length)) as u32;
+        }
         let (sinks, window) = (u64::from(self.sinks), u64::from(self.window));
         let oldest = index.saturating_sub(window);
         if oldest <= sinks {
@@ -107,10 +160,11 @@ impl KvRing {
     }
 
     /// Whether the `sample` kernel goes on by itself to the token `ahead` places after the next one: it takes the number of
-    /// cached tokens up by one, to at most the capacity, and knows nothing of turns.
+    /// cached tokens up by one, to at most the capacity, and knows nothing of turns and segments.
     pub fn follows(&self, ahead: u32) -> bool {
         let index = self.written + u64::from(ahead);
-        index > 0 && self.cached(index) == (self.cached(index - 1) + 1).min(self.sinks + self.window)
+        let is_in_segment = self.segments.is_none() || self.cached(index) > 0;
+        index > 0 && is_in_segment && self.cached(index) == (self.cached(index - 1) + 1).min(self.sinks + self.window)
     }
 
     /// How many tokens the kernel can go on from the one `ahead` places after the next one, that one included: at least
@@ -132,13 +186,18 @@ impl KvRing {
     /// The column of the token `ahead` places after the next one, in that lane of the cache.
     pub fn column(&self, ahead: u32, token: u32, lane: u32) -> Column {
         let index = self.written + u64::from(ahead);
+        self.column_of(index, token, lane, mutants::folded(self.segment(index)))
+    }
+
+    /// The column of the stream's token number `index`, with the memory of so many segments.
+    fn column_of(&self, index: u64, token: u32, lane: u32, folded: u64) -> Column {
         Column {
             token,
             position: (self.start + index) as u32, // the low half: phases wrap with it
             slot: self.slot(mutants::slot_index(index)),
             cached: self.cached(index),
             sinks: self.sinks,
-            capacity: self.sinks + self.window,
+            capacity: self.sinks + self.window + self.memory_copy(folded) * (self.window + 1),
             lane,
             target: 0,
         }
@@ -152,6 +211,17 @@ impl KvRing {
         }
         let ring = (self.start + index - sinks) % u64::from(self.ring_slots);
         self.sinks + ring as u32
+    }
+
+    /// The segment of token number `index`; without segments, 0.
+    fn segment(&self, index: u64) -> u64 {
+        self.segments.map_or(0, |segments| index / u64::from(segments.length))
+    }
+
+    /// The copy of the memory that holds so many segments; 0 for none.
+    fn memory_copy(&self, folded: u64) -> u32 {
+        let segments = self.segments.filter(|segments| segments.is_remembered);
+        segments.map_or(0, |segments| copy_after(folded, segments.length))
     }
 
     /// Counts `tokens` as written.
@@ -287,5 +357,53 @@ mod tests {
         ring.advance(4);
         ring.take_back(4);
         assert_eq!(ring, before);
+    }
+
+    #[test]
+    fn a_query_sees_its_segment_and_the_memory_of_all_before_it() {
+        for (length, slack) in [(1, 97), (5, 97), (32, 97), (33, 100), (64, 128), (97, 97)] {
+            let mut ring = KvRing::with_segments(length, slack);
+            let copies = crate::kernels::memory::copies(length) as usize;
+            let mut token_in_slot = vec![None; ring.slots() as usize];
+            let mut segments_in_copy = vec![None; 1 + copies]; // of copy 0 nothing is read
+            segments_in_copy[0] = Some(0);
+            let (mut back, mut newest) = ((1..=96).cycle(), 0);
+            let steps = [1, 7, slack, 2, 33, 60, 31].into_iter().cycle().take(400);
+            for (n, most) in steps.enumerate() {
+                if let Some(column) = ring.filled(0, 0) {
+                    let (copy, last) = ((column.capacity / length) as usize, ring.written() - 1);
+                    assert_eq!(segments_in_copy[copy], Some(last / u64::from(length)), "folded onto what was before");
+                    for behind in 0..length {
+                        let slot = column.slot_behind(behind as usize, ring.slots() as usize);
+                        assert_eq!(token_in_slot[slot], Some(last - u64::from(behind)), "whole");
+                    }
+                    segments_in_copy[1 + copy % copies] = Some(last / u64::from(length) + 1);
+                }
+                let step = ring.step(0, most);
+                for ahead in 0..step {
+                    let column = ring.column(ahead, 0, 0);
+                    let index = ring.written() + u64::from(ahead);
+                    assert!(ahead == 0 || (ring.follows(ahead) && ring.filled(ahead, 0).is_none()));
+                    token_in_slot[column.slot as usize] = Some(index);
+                    let first = index - index % u64::from(length);
+                    let tokens: Vec<_> =
+                        seen(&column, ring.slots()).iter().map(|&slot| token_in_slot[slot as usize]).collect();
+                    assert_eq!(tokens, (first..=index).map(Some).collect::<Vec<_>>(), "N {length} p {index}");
+                    let copy = (column.capacity / length) as usize;
+                    assert_eq!(segments_in_copy[copy], Some(index / u64::from(length)), "N {length} p {index}");
+                    assert_eq!(column.capacity % length, length - 1);
+                }
+                assert!(step == most || !ring.follows(step), "no further than to the border");
+                ring.advance(step);
+                newest = ring.written().max(newest);
+                if n % 9 == 8 {
+                    // What is computed ahead and what is taken back, together never more than 96 behind the newest token.
+                    let most = 96 - (newest - ring.written()).min(96);
+                    ring.take_back(back.next().unwrap_or(0).min(most).min(ring.written()) as u32);
+                }
+            }
+            ring.forget();
+            assert_eq!((ring.filled(0, 0), ring.column(0, 0, 0).capacity), (None, length - 1));
+        }
     }
 }

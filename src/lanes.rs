@@ -196,10 +196,11 @@ impl Engine {
         self.executor.write(self.model.settings, 0, bytemuck::cast_slice(&all))
     }
 
-    /// Bytes of a lane in every buffer of the cache.
+    /// Bytes of a lane in every buffer of the cache and of the compressive memory.
     fn cache(&self) -> Vec<(BufferId, u64)> {
         let buffers = &self.model.buffers;
-        buffers.of(Purpose::Cache).into_iter().map(|id| (id, buffers.spec(id).lane_bytes)).collect()
+        let kept = [Purpose::Cache, Purpose::Memory].into_iter().flat_map(|purpose| buffers.of(purpose));
+        kept.map(|id| (id, buffers.spec(id).lane_bytes)).collect()
     }
 
     /// The lane of a session, with its keys and values; those of another may have to make room.

@@ -3,10 +3,10 @@
 
 use std::fmt::Write;
 
-use crate::config::{Config, Keep, MAX_HEAD_DIM, Rope, slopes};
+use crate::config::{Attention, Config, Infini, Keep, MAX_HEAD_DIM, Rope, slopes};
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::forward::{Chosen, Forward, Given};
+use crate::forward::{Chosen, Forward, Given, gates};
 use crate::gguf::Gguf;
 use crate::kernels::attention;
 use crate::kernels::cache::CacheType;
@@ -43,6 +43,13 @@ pub struct Shape {
     pub lanes: u32,
 }
 
+impl Shape {
+    /// The model's compressive memory, if streams use it.
+    pub fn memory(&self, config: &Config) -> Option<Infini> {
+        config.infini.filter(|_| self.keep.attention == Attention::Infini)
+    }
+}
+
 /// A model laid out: its buffers, its plans, and where the host writes and reads.
 #[derive(Debug)]
 pub struct Model {
@@ -60,6 +67,8 @@ pub struct Model {
     pub prefill: Series,
     /// Chunks with the NLL of every target; empty unless asked for.
     pub score: Series,
+    /// A full segment into the compressive memory, if there is one: index into `plans`.
+    pub fold: Option<usize>,
     /// The columns of the next step.
     pub columns: BufferId,
     /// RoPE's turns per position, one u32 for each pair.
@@ -126,7 +135,10 @@ impl Model {
             Some(name) => Some(directory.vector(gguf, &mut buffers, name.into(), config.rope.dim / 2)?),
             None => None,
         };
-        directory.check_complete(gguf, &[short, long])?;
+        // A model with gates runs in the other modes too.
+        let gates: Vec<String> = (0..config.n_layers).filter(|_| config.infini.is_some()).map(gates).collect();
+        let unused: Vec<&str> = [short, long].into_iter().chain(gates.iter().map(String::as_str)).collect();
+        directory.check_complete(gguf, &unused)?;
 
         let mut plans = vec![];
         let mut series = |name: &str, most: u32, end: &dyn Fn(&mut Plan)| -> Result<Series> {
@@ -145,6 +157,10 @@ impl Model {
             0 => Series::default(),
             most => series("score", most, &|plan| forward.score(plan, nll))?,
         };
+        let fold = forward.fold().map(|plan| {
+            plans.push(plan);
+            plans.len() - 1
+        });
         let (logits, bounce) = (forward.logits, forward.q);
         Ok(Self {
             buffers,
@@ -154,6 +170,7 @@ impl Model {
             decode,
             prefill,
             score,
+            fold,
             columns,
             rope,
             local_rope,

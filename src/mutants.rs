@@ -18,6 +18,10 @@ pub enum Mutant {
     SlackMinusOne,
     /// A token's key and value go where those of the token before it belong.
     KeyWrittenLate,
+    /// Segments are one token too long.
+    SegmentPlusOne,
+    /// A query reads the memory as it was one segment before.
+    StaleMemory,
 }
 
 #[cfg(feature = "mutants")]
@@ -63,4 +67,14 @@ pub(crate) fn query_position_for_sinks(cached: u32) -> u32 {
 /// The number of the token whose slot a token takes, as the mutants see it.
 pub(crate) fn slot_index(index: u64) -> u64 {
     index - u64::from(index > 0 && is_on(Mutant::KeyWrittenLate))
+}
+
+/// The length of a segment, as the mutants see it.
+pub(crate) fn segment(length: u32) -> u32 {
+    length + u32::from(is_on(Mutant::SegmentPlusOne))
+}
+
+/// How many segments the memory that a query reads holds, as the mutants see it.
+pub(crate) fn folded(segments: u64) -> u64 {
+    segments - u64::from(segments > 0 && is_on(Mutant::StaleMemory))
 }

@@ -25,7 +25,8 @@ pub struct Column {
     pub cached: u32,
     /// Pinned tokens at the start of the stream.
     pub sinks: u32,
-    /// Most tokens that a query sees besides itself: sinks + window.
+    /// Most tokens that a query sees besides itself: sinks + window. With a compressive memory also which copy of it the
+    /// query reads: so many segments are added (see [`crate::kernels::memory`]).
     pub capacity: u32,
     /// The stream: its part of the cache.
     pub lane: u32,
@@ -64,6 +65,8 @@ pub enum Purpose {
     Weights,
     /// Keys and values.
     Cache,
+    /// What segments that left the cache were folded into.
+    Memory,
     /// Activations, columns, settings, results.
     Work,
 }
@@ -95,9 +98,9 @@ impl Buffers {
         BufferId(self.specs.len() - 1)
     }
 
-    /// Adds a buffer of the cache with a part for each of `lanes` streams.
-    pub fn add_lanes(&mut self, name: impl Into<String>, lane_bytes: u64, lanes: u32) -> BufferId {
-        let id = self.add(name, lane_bytes * u64::from(lanes), Purpose::Cache);
+    /// Adds a buffer with a part for each of `lanes` streams.
+    pub fn add_lanes(&mut self, name: impl Into<String>, purpose: Purpose, lane_bytes: u64, lanes: u32) -> BufferId {
+        let id = self.add(name, lane_bytes * u64::from(lanes), purpose);
         self.specs[id.0].lane_bytes = lane_bytes;
         id
     }

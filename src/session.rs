@@ -46,7 +46,10 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(keep: Keep, n_layers: u32, slack: u32) -> Self {
         let reach = replay::reach(keep, n_layers, slack);
-        let mut ring = KvRing::new(keep.sinks, keep.window, slack);
+        let mut ring = match keep.attention {
+            Attention::Infini => KvRing::with_segments(keep.window + 1, slack),
+            _ => KvRing::new(keep.sinks, keep.window, slack),
+        };
         ring.remember(reach as u64);
         Self {
             id: SessionId::default(),
@@ -97,6 +100,13 @@ impl Session {
     pub fn begin_turn(&mut self) {
         self.ring.begin_turn(self.delivered);
         self.is_moved = true; // what was computed ahead knew nothing of it
+    }
+
+    /// From here on nothing is remembered of what left the open segment, and what was remembered counts as nothing: to
+    /// see what the compressive memory does. Does nothing in other attention modes.
+    pub fn forget(&mut self) {
+        self.ring.forget();
+        self.is_moved = true; // what was computed ahead remembered
     }
 
     /// A session that stands where this one stands and goes on by itself.
@@ -191,7 +201,11 @@ impl Session {
             _ => engine.model.score.most_columns() as usize,
         };
         let mut nlls = vec![0.0; ids.len()];
-        for (piece, nlls) in ids.chunks(most).zip(nlls.chunks_mut(most)) {
+        let mut done = 0;
+        while done < ids.len() {
+            let count = self.ring.step(0, (ids.len() - done).min(most) as u32) as usize;
+            let (piece, nlls) = (&ids[done..done + count], &mut nlls[done..done + count]);
+            done += count;
             if let Err(error) = self.score_piece(engine, piece, nlls).await {
                 engine.recover_from(error).await?;
                 self.score_piece(engine, piece, nlls).await?;
@@ -212,6 +226,7 @@ impl Session {
             .map(|(n, (&token, &target))| Column { target, ..self.ring.column(n, token, lane) })
             .collect();
         let plan = engine.model.score.plan_for(columns.len() as u32);
+        engine.fold(self.ring.filled(0, lane).as_slice())?;
         engine.write_columns(&columns)?;
         engine.executor.run(plan, 1)?;
         engine.executor.read(engine.model.nll, 0, bytemuck::cast_slice_mut(nlls)).await
@@ -312,8 +327,11 @@ impl Session {
 /// Puts tokens into the cache. The ring goes on only if all went well.
 fn prefill(engine: &mut Engine, lane: u32, ring: &mut KvRing, ids: &[u32]) -> Result<()> {
     let most = engine.model.prefill.most_columns() as usize;
-    let mut begin = 0;
-    for piece in ids.chunks(most) {
+    let (mut begin, mut rest) = (0, ids);
+    while !rest.is_empty() {
+        let piece;
+        (piece, rest) = rest.split_at(ring.step(begin, rest.len().min(most) as u32) as usize);
+        engine.fold(ring.filled(begin, lane).as_slice())?;
         let columns: Vec<Column> = (begin..).zip(piece).map(|(n, &token)| ring.column(n, token, lane)).collect();
         let plan = engine.model.prefill.plan_for(columns.len() as u32);
         engine.write_columns(&columns)?;

@@ -243,8 +243,6 @@ fn thrown(error: Error) -> JsValue {
     thrown.into()
 }
 
-const MODES: [Attention; 4] = [Attention::Streaming, Attention::Window, Attention::Dense, Attention::Recompute];
-
 fn parse_settings(json: &str) -> Result<Settings> {
     let json = Fields::parse(json)?;
     let defaults = Settings::default();
@@ -252,7 +250,7 @@ fn parse_settings(json: &str) -> Result<Settings> {
         device: json
             .one_of("device", &[("auto", Device::Auto), ("gpu", Device::Gpu), ("cpu", Device::Cpu)])?
             .unwrap_or_default(),
-        attention: json.one_of("attention", &MODES.map(|mode| (mode.name(), mode)))?.unwrap_or_default(),
+        attention: json.one_of("attention", &Attention::ALL.map(|mode| (mode.name(), mode)))?,
         sinks: json.u32("sinks")?,
         window: json.u32("window")?,
         chunk: json.u32("chunk")?.unwrap_or(defaults.chunk),

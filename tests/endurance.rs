@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use common::files::shared_path;
 use sinkstream::engine::{Device, Engine, Settings};
+use sinkstream::kernels::cache::CacheType;
 use sinkstream::tokenizer::Special;
 use sinkstream::{Attention, Source};
 
@@ -42,7 +43,7 @@ fn a_long_stream_is_flat() {
     let source = Source::memory("bundled", include_bytes!("../models/sinkstream-2m.gguf").as_slice());
     let settings = Settings {
         device: Device::Cpu,
-        attention: Attention::Streaming,
+        attention: Some(Attention::Streaming),
         sinks: Some(4),
         window: Some(252),
         scores: true,
@@ -89,4 +90,73 @@ fn stream(engine: &mut Engine, tokens: &[u32]) -> (i64, f64) {
     let (second, last) = (&seconds[tenth..2 * tenth], &seconds[seconds.len() - tenth - 1..seconds.len() - 1]);
     println!("{:.0} tokens/s", tokens.len() as f64 / seconds.iter().sum::<f64>());
     (resident_bytes() as i64 - resident as i64, median(last.to_vec()) / median(second.to_vec()))
+}
+
+/// Tokens through the compressive memory; `SINKSTREAM_TOKENS=1000000` is the run by hand.
+fn infini_tokens() -> usize {
+    std::env::var("SINKSTREAM_TOKENS").map_or(TOKENS, |tokens| tokens.parse().unwrap())
+}
+
+/// A long stream through a compressive memory: bytes stay where they were, nothing overflows, and a chunk takes as long as
+/// one of a stream that has just begun, measured in turns with it.
+#[test]
+fn a_long_stream_with_a_compressive_memory_is_flat() {
+    for name in ["infini_linear", "infini_delta"] {
+        let model = pollster::block_on(common::files::golden(&format!("families/{name}.gguf")));
+        let settings =
+            Settings { streams: 2, ..common::settings("infini", &Device::Cpu, CacheType::F16, CHUNK as u32) };
+        let mut engine = pollster::block_on(common::load(&model, &settings));
+        let (bytes, mut session) = (engine.bytes(), engine.session());
+        let chunk =
+            |n: usize| (0..CHUNK).map(|i| (((n * CHUNK + i) * 2_654_435_761) >> 7) as u32 % 101).collect::<Vec<_>>();
+        let chunks = infini_tokens() / CHUNK;
+        let mut resident = 0;
+        pollster::block_on(async {
+            session.append(&mut engine, &[1]).await.unwrap();
+            for n in 0..chunks {
+                if n * CHUNK <= 1000 {
+                    resident = resident_bytes();
+                }
+                let nlls = session.score(&mut engine, &chunk(n)).await.unwrap();
+                assert!(nlls.iter().all(|nll| nll.is_finite()), "{name}, chunk {n}");
+            }
+        });
+        let growth = resident_bytes() as i64 - resident as i64;
+        assert_eq!(engine.bytes(), bytes, "bytes held by the executor");
+        assert!(growth.unsigned_abs() <= 5 << 20, "resident memory changed by {growth} bytes");
+        let memory = pollster::block_on(engine.read_floats("blk.1.memory")).unwrap();
+        let largest = memory.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        assert!(memory.iter().all(|x| x.is_finite()) && largest > 1.0, "{name}: {largest}");
+        for chance in 1..=5 {
+            let ratio = pollster::block_on(late_over_early(&mut engine, &mut session, &chunk));
+            println!(
+                "{name}: {} tokens, memory {growth} bytes, largest value {largest:.1e}, chunk ×{ratio:.4}",
+                session.position()
+            );
+            if (0.95..=1.05).contains(&ratio) {
+                break;
+            }
+            assert!(chance < 5, "{name}: a chunk takes ×{ratio:.3} of what it took at first");
+        }
+    }
+}
+
+/// Median time of a chunk of a long stream over that of a new one, in turns.
+async fn late_over_early(
+    engine: &mut Engine,
+    late: &mut sinkstream::Session,
+    chunk: &impl Fn(usize) -> Vec<u32>,
+) -> f64 {
+    let mut early = engine.session();
+    early.append(engine, &[1]).await.unwrap();
+    let mut seconds = [vec![], vec![]];
+    for n in 0..400 {
+        for (session, seconds) in [&mut *late, &mut early].into_iter().zip(&mut seconds) {
+            let started = Instant::now();
+            session.score(engine, &chunk(n)).await.unwrap();
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+    }
+    let [late, early] = seconds.map(median);
+    late / early
 }

@@ -55,6 +55,8 @@ families!(
     gptneox,
     gptneox_serial,
     hf_llama,
+    infini_delta,
+    infini_linear,
     llama_linear,
     llama_sinks,
     llama_yarn,

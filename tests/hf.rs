@@ -36,7 +36,7 @@ fn nlls(source: Source) -> Vec<f32> {
     let tokens = ids(&expected()["tokens"]);
     let settings = Settings {
         device: Device::Cpu,
-        attention: Attention::Dense,
+        attention: Some(Attention::Dense),
         expected: Some(tokens.len() as u32),
         scores: true,
         cache: CacheType::F32,

@@ -54,4 +54,18 @@ macro_rules! suites {
     };
 }
 
-suites!(embed, qkv, head_norm, attention, project, add_norm, gate_up, linear, nll, sample, probe);
+suites!(
+    embed,
+    qkv,
+    head_norm,
+    attention,
+    memory_read,
+    memory_fold,
+    project,
+    add_norm,
+    gate_up,
+    linear,
+    nll,
+    sample,
+    probe
+);

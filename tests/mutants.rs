@@ -1,6 +1,7 @@
 //! A comparison counts once it has been seen to fail: each deliberate off-by-one must break the streaming test.
 //! Run with `cargo test --release --features mutants --test mutants`.
 #![cfg(feature = "mutants")]
+#![allow(clippy::print_stdout, reason = "a test")]
 
 mod common;
 
@@ -29,6 +30,18 @@ fn largest_difference() -> f64 {
     GOLDEN.map(of).into_iter().fold(0.0, f64::max)
 }
 
+/// The same with a compressive memory.
+fn largest_difference_with_memory() -> f64 {
+    let of = |name: &str| {
+        let reference = json(&block_on(golden(&format!("families/{name}.json"))));
+        let model = block_on(golden(&format!("families/{name}.gguf")));
+        let mut engine = block_on(load(&model, &settings("infini", &Device::Cpu, CacheType::F32, 16)));
+        let got = block_on(nlls(&mut engine, &ids(&reference["tokens"]), 0));
+        difference(&got, &floats(&reference["nll"]["infini"])).1
+    };
+    of("infini_linear").max(of("infini_delta"))
+}
+
 /// One test, because the switch is global.
 #[test]
 fn every_mutant_makes_the_streaming_test_fail() {
@@ -44,6 +57,14 @@ fn every_mutant_makes_the_streaming_test_fail() {
     ] {
         switch(Some(mutant));
         let difference = largest_difference();
+        switch(None);
+        println!("{mutant:?}: {difference:.4} nats");
+        assert!(difference > 10.0 * tolerance, "{mutant:?} goes unnoticed: {difference:.1e} nats");
+    }
+    assert!(largest_difference_with_memory() <= tolerance, "without mutants the test passes");
+    for mutant in [Mutant::SegmentPlusOne, Mutant::StaleMemory] {
+        switch(Some(mutant));
+        let difference = largest_difference_with_memory();
         switch(None);
         println!("{mutant:?}: {difference:.4} nats");
         assert!(difference > 10.0 * tolerance, "{mutant:?} goes unnoticed: {difference:.1e} nats");

@@ -11,7 +11,8 @@ use sinkstream::executor::gpu::GpuExecutor;
 use sinkstream::gpu::Gpu;
 use sinkstream::kernel::{Access, Kernel};
 use sinkstream::kernels::{
-    ALL, add_norm, attention, embed, gate_up, head_norm, linear, nll, probe, project, qkv, sample,
+    ALL, add_norm, attention, embed, gate_up, head_norm, linear, memory_fold, memory_read, nll, probe, project, qkv,
+    sample,
 };
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan, Purpose};
 use sinkstream::quant::Layout;
@@ -158,6 +159,11 @@ fn params_lie_as_in_rust() {
             &attention::KERNEL,
             fields!(attention::Params { n_heads, n_kv_heads, heads, half, slots, columns, stride, reach, cap }),
         ),
+        (
+            &memory_read::KERNEL,
+            fields!(memory_read::Params { n_heads, n_kv_heads, half, slots, columns, stride, segment, copies }),
+        ),
+        (&memory_fold::KERNEL, fields!(memory_fold::Params { n_kv_heads, half, slots, segment, copies, delta })),
         (&add_norm::KERNEL, fields!(add_norm::Params { stride, dim, eps })),
         (&project::KERNEL, fields!(project::Params { rows, blocks, in_stride, out_stride })),
         (&gate_up::KERNEL, fields!(gate_up::Params { ffn_dim, blocks, in_stride, out_stride, dim, eps })),
@@ -251,6 +257,7 @@ fn all_pipelines_can_be_built() {
                     ("LANES", lanes),
                     ("COLUMNS", columns),
                     ("CACHE_F32", cache),
+                    ("MEMORY", flag),
                     ("LAYER_NORM", flag),
                     ("BIAS", flag),
                     ("ACTIVATION", activation),

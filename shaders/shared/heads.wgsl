@@ -2,8 +2,11 @@
 //
 // Queries and keys are kept in the order of RoPE's pairs. Each query is written twice, turned by its position in the
 // stream for the window and by its in-cache position for the sinks (StreamingLLM §3.2, see src/kernels/rope.rs).
+// With MEMORY the second one is as it came, neither turned nor scaled, and keys as they came follow behind all queries.
 // The kernel binds `columns`, `rope`, `q`, `k`, `v` and has in its params n_heads, n_kv_heads, head_dim, rotary_dim,
 // halves, scale, rope_scale, slots, columns.
+
+override MEMORY: u32 = 0u; // 1: for `memory_read`; there are no sinks then
 
 // The two rows of a head that make pair `i`: what RoPE turns together, neighbours or halves; `is_turned`: not of a value.
 fn rows_in_head(i: u32, is_turned: bool) -> vec2<u32> {
@@ -27,7 +30,8 @@ fn store(number: u32, pair: u32, y: vec2<f32>) {
         let at = number * q_pairs + pair;
         let scale = params.scale * select(1.0, params.rope_scale, is_rotated);
         q[at] = scale * select(y, rotate(y, column.position, frequency), is_rotated);
-        q[at + params.columns * q_pairs] = scale * select(y, rotate(y, column.cached, frequency), is_rotated);
+        let for_sinks = scale * select(y, rotate(y, column.cached, frequency), is_rotated);
+        q[at + params.columns * q_pairs] = select(for_sinks, y, MEMORY == 1u);
         return;
     }
     let is_key = pair < q_pairs + kv_pairs;
@@ -35,6 +39,9 @@ fn store(number: u32, pair: u32, y: vec2<f32>) {
     let head = column.lane * params.n_kv_heads + kv_pair / half;
     let at = ((head * params.slots + column.slot) * half + i) * (1u + CACHE_F32);
     if (is_key) {
+        if (MEMORY == 1u) {
+            q[2u * params.columns * q_pairs + number * kv_pairs + kv_pair] = y;
+        }
         // A sink keeps its in-cache position for ever; all others are known by their place in the stream.
         let position = select(column.position, column.cached, column.slot < column.sinks);
         let words = store_pair(select(y, rotate(y, position, frequency), is_rotated));

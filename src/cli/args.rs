@@ -10,6 +10,8 @@ use sinkstream::kernels::cache::CacheType;
 use sinkstream::sampler::Sampling;
 
 use super::bench::BenchArgs;
+use super::memory_table::MemoryInfoArgs;
+use super::passkey::PasskeyArgs;
 use super::streameval::StreamevalArgs;
 
 /// Small quantized language models that stream without end.
@@ -34,6 +36,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Whether the model can still answer for a line of an endless stream, by its distance
     Streameval(StreamevalArgs),
+    /// Whether the model finds a number far back in a text, by length and depth
+    Passkey(PasskeyArgs),
     /// Text to token ids, and back
     Tokenize(TokenizeArgs),
     /// A Hugging Face folder to a GGUF file
@@ -41,7 +45,7 @@ pub(crate) enum Command {
     /// Mean attention on the first token, by layer and head
     Inspect(InspectArgs),
     /// What a model file holds and what it will need
-    Info(InfoArgs),
+    Info(MemoryInfoArgs),
     /// The forward pass as text, one dispatch a line
     Plan(InfoArgs),
     /// The adapters that wgpu finds
@@ -86,6 +90,8 @@ pub(crate) enum AttentionArg {
     Dense,
     /// Each token from a fresh run over the last S + R + 1; a sink token stays in front unless S is 0
     Recompute,
+    /// The open segment, and a compressive memory of all before it, for models that carry gates for one
+    Infini,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -99,9 +105,9 @@ pub(crate) struct RunArgs {
     /// auto (a real GPU, else the CPU), gpu (any adapter), cpu, or an adapter's number or name
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
-    /// Which earlier tokens a token sees
-    #[arg(long, value_enum, default_value = "streaming", value_name = "MODE")]
-    pub(crate) attention: AttentionArg,
+    /// Which earlier tokens a token sees [default: streaming, or infini where the model carries gates for it]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) attention: Option<AttentionArg>,
     /// Tokens at the start of the stream that stay for ever [default: 4, or 1 with a sink-token model]
     #[arg(long, value_name = "S")]
     pub(crate) sinks: Option<u32>,
@@ -128,11 +134,10 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     /// As the library wants it; a wrong combination ends the program with exit code 2.
     pub(crate) fn settings(&self) -> Settings {
-        if matches!(self.attention, AttentionArg::Window | AttentionArg::Dense)
-            && self.sinks.is_some_and(|sinks| sinks > 0)
-        {
-            let mode = if matches!(self.attention, AttentionArg::Window) { "window" } else { "dense" };
-            wrong_usage(&format!("--sinks does not go with --attention {mode}; use --attention streaming"));
+        let attention = self.attention.map(|mode| Attention::ALL[mode as usize]); // in the same order
+        let has_no_sinks = |mode| matches!(mode, Attention::Window | Attention::Dense | Attention::Infini);
+        if let (Some(mode), Some(1..)) = (attention.filter(|&mode| has_no_sinks(mode)), self.sinks) {
+            wrong_usage(&format!("--sinks does not go with --attention {}; use --attention streaming", mode.name()));
         }
         Settings {
             device: match self.device.as_str() {
@@ -141,12 +146,7 @@ impl RunArgs {
                 "cpu" => Device::Cpu,
                 name => Device::Named(name.into()),
             },
-            attention: match self.attention {
-                AttentionArg::Streaming => Attention::Streaming,
-                AttentionArg::Window => Attention::Window,
-                AttentionArg::Dense => Attention::Dense,
-                AttentionArg::Recompute => Attention::Recompute,
-            },
+            attention,
             sinks: self.sinks,
             window: self.window,
             chunk: self.chunk,

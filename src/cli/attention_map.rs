@@ -11,6 +11,7 @@ use sinkstream::gguf::Gguf;
 use sinkstream::{Error, Result};
 
 use super::args::InspectArgs;
+use super::plot::HeatMap;
 use super::text::read_ids;
 use super::{Outcome, interrupted, open, plot, print_json, progress_bar};
 
@@ -45,7 +46,16 @@ pub(crate) fn run(args: &InspectArgs) -> Outcome {
     let mean_by_layer: Vec<f64> = layers.iter().map(|heads| mean(heads)).collect();
     if let Some(path) = &args.plot {
         let title = format!("Attention on the first token: {}", info["model"].as_str().unwrap_or_default());
-        plot::heat_map(path, &title, "layer", "head", "mean attention", &layers)?;
+        let numbers = |count: usize| (0..count).map(|n| n.to_string()).collect();
+        let map = HeatMap {
+            title: &title,
+            rows: ("layer", numbers(layers.len())),
+            columns: ("head", numbers(layers.first().map_or(0, Vec::len))),
+            unit: "mean attention",
+            range: None,
+            values: &layers,
+        };
+        plot::heat_map(path, &map)?;
     }
     if args.run.json {
         let mut report = info;
@@ -75,7 +85,8 @@ fn tokens(args: &InspectArgs) -> Result<Vec<u32>> {
             let settings = args.run.settings();
             let header = pollster::block_on(Gguf::read(&mut open(&args.model)?))?;
             let config = Config::new(&header)?;
-            let keep = Keep::new(&config, settings.attention, settings.sinks, settings.window, None)?;
+            let attention = settings.attention.unwrap_or(config.default_attention());
+            let keep = Keep::new(&config, attention, settings.sinks, settings.window, None)?;
             let itself = u64::from(keep.attention != Attention::Dense); // a dense cache holds it already
             u64::from(keep.sinks) + u64::from(keep.window) + itself
         }

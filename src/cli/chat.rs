@@ -82,11 +82,11 @@ pub(crate) fn run(args: &ChatArgs) -> Outcome {
 
 /// Ends the program where the attention mode has no sinks to pin or no window to lose turns from.
 fn check_attention(args: &ChatArgs) {
-    let (streaming, window) = (AttentionArg::Streaming, AttentionArg::Window);
-    if args.pin_system && args.run.attention != streaming {
+    let is_one_of = |modes: &[AttentionArg]| args.run.attention.is_none_or(|mode| modes.contains(&mode));
+    if args.pin_system && !is_one_of(&[AttentionArg::Streaming]) {
         wrong_usage("--pin-system needs --attention streaming");
     }
-    if args.evict == EvictArg::Turn && args.run.attention != streaming && args.run.attention != window {
+    if args.evict == EvictArg::Turn && !is_one_of(&[AttentionArg::Streaming, AttentionArg::Window]) {
         wrong_usage("--evict turn needs --attention streaming or window");
     }
 }

@@ -62,13 +62,19 @@ pub(crate) fn run(args: &CompareArgs) -> Outcome {
         let size = cache as u32;
         let (sinks, window) = match attention {
             Attention::Streaming | Attention::Recompute => (Some(sinks), size - sinks),
-            Attention::Window => (None, size),
+            Attention::Window | Attention::Infini => (None, size),
             // What is cached, the token itself, and the token that is scored.
             Attention::Dense => (None, size + 2),
         };
         let window = Some(window);
-        let settings =
-            Settings { device: device.clone(), attention, sinks, window, scores: true, ..args.run.settings() };
+        let settings = Settings {
+            device: device.clone(),
+            attention: Some(attention),
+            sinks,
+            window,
+            scores: true,
+            ..args.run.settings()
+        };
         // One row says for all what it runs on, and warns if the model was trained to see less.
         let engine = match attention == Attention::Streaming && cache == largest {
             true => load(&args.model, &settings, args.run.quiet)?,
@@ -138,7 +144,7 @@ impl Row {
         let until = match self.attention {
             Attention::Recompute => return Ok(()),
             Attention::Dense => until.min(self.cache + 1),
-            Attention::Streaming | Attention::Window => until,
+            Attention::Streaming | Attention::Window | Attention::Infini => until,
         };
         if self.given == 0 {
             pollster::block_on(self.session.append(&mut self.engine, &ids[..1]))?;
@@ -180,7 +186,7 @@ impl Row {
                 self.again()?;
                 seconds()
             }
-            Attention::Streaming | Attention::Window => seconds(),
+            Attention::Streaming | Attention::Window | Attention::Infini => seconds(),
         };
         self.score(ids, self.given + 1)?;
         self.ms.push(1e3 * (seconds() - started));

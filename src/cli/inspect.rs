@@ -12,17 +12,23 @@ use sinkstream::plan::Purpose;
 use sinkstream::weights::Directory;
 
 use super::args::{DevicesArgs, InfoArgs};
+use super::memory_table::{MemoryInfoArgs, Table};
 use super::{Outcome, open, print_json};
 
 /// What the file holds, and what it will need; works without a known architecture or tokenizer.
-pub(crate) fn info(args: &InfoArgs) -> Outcome {
+pub(crate) fn info(MemoryInfoArgs { info: args, memory: with_table }: &MemoryInfoArgs) -> Outcome {
     let gguf = pollster::block_on(Gguf::read(&mut open(&args.model)?))?;
     let mut types: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for tensor in &gguf.tensors {
         let entry = types.entry(tensor.kind.to_string()).or_default();
         *entry = (entry.0 + 1, entry.1 + tensor.bytes);
     }
-    let memory = match lay_out(&gguf, &args.run.settings(), DEFAULT_LANES) {
+    let laid_out = lay_out(&gguf, &args.run.settings(), DEFAULT_LANES);
+    let table = match &laid_out {
+        Ok((config, keep, _)) if *with_table => Some(Table::new(config, *keep)),
+        _ => None,
+    };
+    let memory = match laid_out {
         Ok((_, keep, model)) => json!({
             "attention": keep.attention.name(),
             "sinks": keep.sinks,
@@ -34,6 +40,7 @@ pub(crate) fn info(args: &InfoArgs) -> Outcome {
                 .map(|name| (name.as_str(), bits_per_weight(&model.directory, |kind| kind == name)))
                 .collect::<BTreeMap<_, _>>(),
             "kv_bytes": model.buffers.bytes(Purpose::Cache),
+            "memory_bytes": model.buffers.bytes(Purpose::Memory),
             "work_bytes": model.buffers.bytes(Purpose::Work),
         }),
         Err(error) => json!({ "error": error.to_string() }),
@@ -46,9 +53,11 @@ pub(crate) fn info(args: &InfoArgs) -> Outcome {
         .map(|t| json!({ "name": t.name, "type": t.kind.to_string(), "shape": t.shape, "bytes": t.bytes }))
         .collect();
     if args.run.json {
-        return Ok(print_json(
-            &json!({ "version": gguf.version, "metadata": metadata, "tensors": tensors, "memory": memory }),
-        )?);
+        let mut report = json!({ "version": gguf.version, "metadata": metadata, "tensors": tensors, "memory": memory });
+        if let Some(table) = table {
+            report["cached_memory"] = table.json();
+        }
+        return Ok(print_json(&report)?);
     }
     let mut text =
         format!("GGUF version {}, {} metadata entries, {} tensors\n\n", gguf.version, metadata.len(), tensors.len());
@@ -71,16 +80,18 @@ pub(crate) fn info(args: &InfoArgs) -> Outcome {
         None => {
             let bytes = |key: &str| memory[key].as_u64().unwrap_or_default();
             let (weights, cache, work) = (bytes("weights_bytes"), bytes("kv_bytes"), bytes("work_bytes"));
+            let remembered = bytes("memory_bytes");
             let _ = writeln!(text, "\nmemory with {} sinks and a window of {}:", memory["sinks"], memory["window"]);
-            let _ = writeln!(
-                text,
-                "weights {weights} bytes, cache {cache} bytes, work buffers {work} bytes; {} in all",
-                weights + cache + work
-            );
+            let _ = write!(text, "weights {weights} bytes, cache {cache} bytes, work buffers {work} bytes");
+            if remembered > 0 {
+                let _ = write!(text, ", compressive memory {remembered} bytes");
+            }
+            let _ = writeln!(text, "; {} in all", weights + cache + work + remembered);
             let _ =
                 writeln!(text, "{:.3} bits are read for a weight", memory["bits_per_weight"].as_f64().unwrap_or(0.0));
         }
     }
+    text.extend(table.map(|table| table.text()));
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }

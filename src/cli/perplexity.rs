@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sinkstream::config::Attention;
+use sinkstream::config::{Attention, Keep};
 use sinkstream::engine::Settings;
 use sinkstream::platform::seconds;
 use sinkstream::{Engine, Error, Result, Session};
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
     let bytes_at_start = engine.bytes();
     let keep = engine.keep();
     let capacity = u64::from(keep.sinks) + u64::from(keep.window);
-    let mut fresh = Fresh::new(args, &settings, &ids, capacity)?;
+    let mut fresh = Fresh::new(args, &settings, &ids, keep)?;
 
     let block = args.blocks.or(args.plot.as_ref().map(|_| (ids.len() as u64 / PLOTTED_BLOCKS).max(1)));
     let text = name_of(&ids, args, block);
@@ -226,9 +226,10 @@ struct Fresh {
 
 impl Fresh {
     /// None if the arguments do not ask for it.
-    fn new(args: &PerplexityArgs, settings: &Settings, ids: &[u32], capacity: u64) -> Result<Option<Self>> {
+    fn new(args: &PerplexityArgs, settings: &Settings, ids: &[u32], keep: Keep) -> Result<Option<Self>> {
         let Some(count) = args.recompute else { return Ok(None) };
-        if settings.attention != Attention::Streaming {
+        let capacity = u64::from(keep.sinks) + u64::from(keep.window);
+        if keep.attention != Attention::Streaming {
             wrong_usage("--recompute goes with --attention streaming");
         }
         let tokens = ids.len() as u64;
@@ -245,7 +246,7 @@ impl Fresh {
             (0..count).map(move |n| start + n * length / count)
         };
         let places = ends.iter().flat_map(spread).collect();
-        let settings = Settings { attention: Attention::Recompute, ..settings.clone() };
+        let settings = Settings { attention: Some(Attention::Recompute), ..settings.clone() };
         Ok(Some(Self { engine: load(&args.model, &settings, true)?, places, ends }))
     }
 

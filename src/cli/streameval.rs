@@ -58,7 +58,7 @@ pub(crate) struct StreamevalArgs {
 
 pub(crate) fn run(args: &StreamevalArgs) -> Outcome {
     let settings = args.run.settings();
-    if settings.attention == Attention::Dense {
+    if settings.attention == Some(Attention::Dense) {
         wrong_usage("--attention dense evicts nothing: there is no distance to sweep");
     }
     if settings.window.is_some() {
@@ -102,7 +102,12 @@ pub(crate) fn run(args: &StreamevalArgs) -> Outcome {
 /// S as given, or as the model wants it: `--caches` says S + R.
 fn sinks(args: &StreamevalArgs, settings: &Settings) -> Result<u32> {
     let header = pollster::block_on(Gguf::read(&mut open(&args.model)?))?;
-    Ok(Keep::new(&Config::new(&header)?, settings.attention, settings.sinks, None, None)?.sinks)
+    let config = Config::new(&header)?;
+    let attention = settings.attention.unwrap_or(config.default_attention());
+    if attention == Attention::Infini {
+        wrong_usage("--attention infini has no cache size to sweep: use another mode");
+    }
+    Ok(Keep::new(&config, attention, settings.sinks, None, None)?.sinks)
 }
 
 /// What was measured for one cache and one distance.

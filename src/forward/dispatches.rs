@@ -97,7 +97,8 @@ impl Forward<'_> {
                 layer.k,
                 layer.v,
             ];
-            let overrides = [self.layer_norm(), bias(layer.qkv_bias), self.cache_override()];
+            let mut overrides = vec![self.layer_norm(), bias(layer.qkv_bias), self.cache_override()];
+            overrides.extend(memory(layer));
             self.push_matrix(plan, &qkv::KERNEL, label, &params, &buffers, matrix, &overrides, params.pairs);
         }
     }
@@ -120,7 +121,8 @@ impl Forward<'_> {
         };
         let buffers = [self.given.columns, layer.rope, self.raw, gains, self.q, layer.k, layer.v];
         let workgroups = [heads, plan.columns, 1];
-        push(plan, &head_norm::KERNEL, label, &params, &buffers, &[self.cache_override()], workgroups);
+        let overrides: Vec<_> = [self.cache_override()].into_iter().chain(memory(layer)).collect();
+        push(plan, &head_norm::KERNEL, label, &params, &buffers, &overrides, workgroups);
     }
 
     pub(super) fn attention(&self, plan: &mut Plan, label: &str, layer: &Layer) {
@@ -256,7 +258,7 @@ impl Forward<'_> {
         push(plan, &sample::KERNEL, "sample", &params, &buffers, &[], [1, plan.columns, 1]);
     }
 
-    fn cache_override(&self) -> (&'static str, u32) {
+    pub(super) fn cache_override(&self) -> (&'static str, u32) {
         ("CACHE_F32", u32::from(self.shape.cache == CacheType::F32))
     }
 
@@ -287,6 +289,11 @@ impl Forward<'_> {
     }
 }
 
+/// Where a memory wants queries and keys un-rotated too.
+fn memory(layer: &Layer) -> Option<(&'static str, u32)> {
+    layer.memory.map(|_| ("MEMORY", 1))
+}
+
 fn bias(bias: Option<BufferId>) -> (&'static str, u32) {
     ("BIAS", u32::from(bias.is_some()))
 }
@@ -296,7 +303,7 @@ fn rope_scale(rope: Rope) -> f32 {
     rope.magnitude * rope.magnitude
 }
 
-fn push<P: Pod>(
+pub(super) fn push<P: Pod>(
     plan: &mut Plan,
     kernel: &'static Kernel,
     label: &str,

@@ -38,7 +38,7 @@ pub struct Params {
     pub columns: u32,
 }
 
-/// Grid: (`n_heads + 2 · n_kv_heads`, columns). Override: `CACHE_F32`. `raw` is `[column][stride]`: queries, keys and values in
+/// Grid: (`n_heads + 2 · n_kv_heads`, columns). Overrides: `CACHE_F32`, `MEMORY`. `raw` is `[column][stride]`: queries, keys and values in
 /// rows; `gain` is `[2][head_dim rounded up to 32]`, of queries and of keys; `q`, `k`, `v` as in [`super::qkv`].
 pub const KERNEL: Kernel = Kernel {
     name: "head_norm",
@@ -69,6 +69,7 @@ fn twin(call: &mut Call<'_>) {
     let frequencies = call.input::<u32>(2);
     let (raw, gain) = (call.input::<f32>(3), call.input::<f32>(4));
     let cache = CacheType::from_constant(call.constant("CACHE_F32"));
+    let memory = call.flag("MEMORY");
     let ([q, k, v], _) = call.outputs();
     let mut heads = Heads {
         n_heads: params.n_heads as usize,
@@ -82,6 +83,7 @@ fn twin(call: &mut Call<'_>) {
         columns: params.columns as usize,
         frequencies,
         cache,
+        memory,
         q: bytemuck::cast_slice_mut(q),
         k,
         v,

@@ -3,7 +3,8 @@
 //! A unit of work is a *pair*: the two rows that RoPE turns together. Queries and keys are kept in the order of their
 //! pairs (pair i of a head at 2i, 2i + 1), which no dot product notices, so a pair of the cache is one packed word.
 //! Each query is written twice: turned by its position in the stream for the window, by its in-cache position for
-//! the sinks (StreamingLLM §3.2; the algebra is in the docs of [`super::rope`]).
+//! the sinks (StreamingLLM §3.2; the algebra is in the docs of [`super::rope`]). With a compressive memory, which goes
+//! without sinks, the second one is as it came, neither turned nor scaled, and so are the keys behind all queries.
 
 use super::cache::CacheType;
 use super::rope::{phase, rotate};
@@ -34,7 +35,9 @@ pub(super) struct Heads<'a> {
     pub frequencies: &'a [u32],
     /// Number type of the cache.
     pub cache: CacheType,
-    /// `[2][column][n_heads][head_dim / 2]` pairs.
+    /// Queries and keys are wanted as they came too: override `MEMORY`.
+    pub memory: bool,
+    /// `[2][column][n_heads][head_dim / 2]` pairs; with a memory `[column][n_kv_heads][head_dim / 2]` behind them.
     pub q: &'a mut [f32],
     /// `[lane][kv_head][slot][head_dim / 2]` pairs.
     pub k: &'a mut [u32],
@@ -76,13 +79,21 @@ impl Heads<'_> {
         let turned = |position: u32| if is_rotated { rotate(y, phase(position, frequency)) } else { y };
         if pair < q_pairs {
             let scale = self.scale * if is_rotated { self.rope_scale } else { 1.0 };
-            let for_window = turned(column.position);
-            let for_sinks = turned(query_position_for_sinks(column.cached));
-            for (half_of_q, (a, b)) in [for_window, for_sinks].into_iter().enumerate() {
+            let scaled = |(a, b): (f32, f32)| (a * scale, b * scale);
+            let for_window = scaled(turned(column.position));
+            let second = match self.memory {
+                true => y,
+                false => scaled(turned(query_position_for_sinks(column.cached))),
+            };
+            for (half_of_q, (a, b)) in [for_window, second].into_iter().enumerate() {
                 let at = 2 * ((half_of_q * self.columns + c) * q_pairs + pair);
-                (self.q[at], self.q[at + 1]) = (a * scale, b * scale);
+                (self.q[at], self.q[at + 1]) = (a, b);
             }
             return;
+        }
+        if self.memory && pair < turning {
+            let at = 2 * (2 * self.columns * q_pairs + c * (turning - q_pairs) + pair - q_pairs);
+            (self.q[at], self.q[at + 1]) = y;
         }
         // A sink keeps its in-cache position for ever; all others are known by their place in the stream.
         let key_position = if column.slot < column.sinks { column.cached } else { column.position };

@@ -49,7 +49,7 @@ pub struct Params {
 }
 
 /// Grid: (pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`,
-/// `LAYER_NORM`, `BIAS`, `CACHE_F32`.
+/// `LAYER_NORM`, `BIAS`, `CACHE_F32`, `MEMORY`.
 /// `q` is `[2][column][n_heads][head_dim / 2]` pairs of f32; `k`, `v` are `[lane][kv_head][slot][head_dim / 2]` pairs.
 pub const KERNEL: Kernel = Kernel {
     name: "qkv",
@@ -98,6 +98,7 @@ fn twin(call: &mut Call<'_>) {
         Matrix { layout: call.layout(), quants: call.input(5), scales: call.input(6), blocks: params.blocks as usize };
     let bias = call.flag("BIAS").then(|| call.input::<f32>(7));
     let cache = CacheType::from_constant(call.constant("CACHE_F32"));
+    let memory = call.flag("MEMORY");
     let ([q, k, v], scratch) = call.outputs();
     let mut heads = Heads {
         n_heads: params.n_heads as usize,
@@ -111,6 +112,7 @@ fn twin(call: &mut Call<'_>) {
         columns: params.columns as usize,
         frequencies,
         cache,
+        memory,
         q: bytemuck::cast_slice_mut(q),
         k,
         v,

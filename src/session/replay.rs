@@ -4,7 +4,8 @@
 //! n · R tokens besides the sinks, of which most have left the cache. A run over the tokens still cached is therefore *not*
 //! the same state. So a session remembers that many ids: the sinks go in again, then the others, each at its own position
 //! and slot, and every key that a later token can see comes out as it was; on an executor whose sums do not depend on the
-//! number of columns, with the same bits.
+//! number of columns, with the same bits. A compressive memory depends on all tokens there ever were: a stream that has
+//! become too long for its ids to be known is lost with the device.
 
 use super::{Session, prefill};
 use crate::config::{Attention, Keep};
@@ -32,7 +33,10 @@ impl Session {
 
     fn replay(&self, engine: &mut Engine, lane: u32) -> Result<()> {
         let written = self.ring.written();
-        let reach = reach(self.keep, engine.config().n_layers, engine.model.slack) as u64;
+        let reach = match self.keep.attention {
+            Attention::Infini => u64::MAX,
+            _ => reach(self.keep, engine.config().n_layers, engine.model.slack) as u64,
+        };
         let known = self.delivered - self.recent.len() as u64; // number of the first of them
         let sinks = u64::from(self.keep.sinks).min(written);
         let begin = written.saturating_sub(reach).max(known);

@@ -3,6 +3,7 @@
 //! All numbers little-endian: `sinksnap`, version; SHA-256 of the model's metadata and tensor directory; what is kept;
 //! where the stream stands; its first and its recent tokens; its turns; the caller's note; then, for every cache buffer (keys and values,
 //! layer by layer) and key head, the cached tokens in the order of the stream, as they lie in the cache; SHA-256 of all that.
+//! With a compressive memory: in front of these whether it is in use, and behind them the memory, layer by layer.
 //! Slots do not occur, and neither does the executor: what the CPU saved, a GPU restores, with the same bits.
 
 use std::fmt::Write;
@@ -56,6 +57,9 @@ impl Session {
             out.extend((bytes.len() as u64).to_le_bytes());
             out.extend(bytes);
         }
+        if let Some(is_remembered) = self.ring.is_remembered() {
+            out.extend(u32::from(is_remembered).to_le_bytes());
+        }
         if self.keep.attention != Attention::Recompute {
             let (slots, rows) = (self.ring.held(MAX_AHEAD), Rows::new(engine, self.ring.slots()));
             for buffer in &rows.buffers {
@@ -65,6 +69,11 @@ impl Session {
                     out.extend(&cache[place..place + rows.bytes]);
                 }
             }
+        }
+        for (buffer, bytes) in memories(engine) {
+            let mut memory = vec![0; bytes];
+            engine.executor.read(buffer, bytes as u64 * u64::from(lane), &mut memory).await?;
+            out.extend(memory);
         }
         let hash = Sha256::digest(&out);
         out.extend(hash);
@@ -130,6 +139,13 @@ impl Session {
         if session.keep.attention != Attention::Recompute {
             session.ring.pin(sinks);
             session.ring.resume(session.start, session.delivered.saturating_sub(1), turns);
+            if session.ring.is_remembered().is_some() {
+                match (reader.u32()?, sinks) {
+                    (0, 0) => session.ring.forget(),
+                    (1, 0) => {}
+                    _ => return Err(refuse("it contradicts itself")),
+                }
+            }
             if let Err(error) = session.restore_cache(engine, reader.0).await {
                 engine.recover_from(error).await?;
                 session.restore_cache(engine, reader.0).await?;
@@ -145,8 +161,14 @@ impl Session {
         let slots = self.ring.held(MAX_AHEAD);
         let parts = rows.buffers.len() * rows.heads;
         let sinks = slots.len().min(self.keep.sinks as usize);
+        let (saved, mut memory) = match saved.len().checked_sub(memories(engine).iter().map(|(_, bytes)| bytes).sum()) {
+            Some(of_cache) => saved.split_at(of_cache),
+            None => return Err(Error::Snapshot("it is cut short".into())),
+        };
         let count = saved.len() / (parts * rows.bytes).max(1);
-        let seen = self.ring.cached(self.ring.written()) as usize;
+        // A segment that is full, but not folded, is needed whole.
+        let full = self.ring.filled(0, 0).map(|last| last.cached + 1);
+        let seen = full.unwrap_or_else(|| self.ring.cached(self.ring.written())) as usize;
         if saved.len() != count * parts * rows.bytes || count < seen {
             return Err(Error::Snapshot("it contradicts itself".into()));
         }
@@ -164,8 +186,19 @@ impl Session {
             }
             engine.executor.write(*buffer, rows.lane_bytes() as u64 * u64::from(lane), &cache)?;
         }
+        for (buffer, bytes) in memories(engine) {
+            let part;
+            (part, memory) = memory.split_at(bytes);
+            engine.executor.write(buffer, bytes as u64 * u64::from(lane), part)?;
+        }
         Ok(())
     }
+}
+
+/// The compressive memories, and the bytes of a lane in each.
+fn memories(engine: &Engine) -> Vec<(BufferId, usize)> {
+    let buffers = &engine.model.buffers;
+    buffers.of(Purpose::Memory).into_iter().map(|id| (id, buffers.spec(id).lane_bytes as usize)).collect()
 }
 
 /// How a lane of a cache buffer is divided: `[kv_head][slot]` rows of one key or value.

@@ -159,6 +159,9 @@ fn regroup(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> {
         columns.push(member.column(engine)?);
     }
     let settings: Vec<Settings> = going().map(|member| member.settings).collect();
+    let filled: Vec<Column> =
+        going().filter_map(|member| member.part.session.ring.filled(least, member.lane)).collect();
+    engine.fold(&filled)?;
     engine.write_columns(&columns)?;
     engine.write_settings(&settings)?;
     engine.lanes.group.extend(columns.iter().map(|column| column.lane));

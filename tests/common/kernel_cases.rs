@@ -13,7 +13,10 @@ use sinkstream::kernel::{Access, Kernel, WORKGROUP};
 use sinkstream::kernels::activation::Activation;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::kernels::rope::turns_per_position;
-use sinkstream::kernels::{add_norm, attention, embed, gate_up, head_norm, linear, nll, probe, project, qkv, sample};
+use sinkstream::kernels::{
+    add_norm, attention, embed, gate_up, head_norm, linear, memory, memory_fold, memory_read, nll, probe, project, qkv,
+    sample,
+};
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, MAX_COLUMNS, Plan, Purpose};
 use sinkstream::quant::{BLOCK, Layout};
 
@@ -30,11 +33,13 @@ pub struct Summary {
 pub type Suite = (&'static str, fn() -> Cases);
 
 /// One suite a kernel.
-pub const SUITES: [Suite; 11] = [
+pub const SUITES: [Suite; 13] = [
     ("embed", embed_cases),
     ("qkv", qkv_cases),
     ("head_norm", head_norm_cases),
     ("attention", attention_cases),
+    ("memory_read", memory_read_cases),
+    ("memory_fold", memory_fold_cases),
     ("project", project_cases),
     ("add_norm", add_norm_cases),
     ("gate_up", gate_up_cases),
@@ -662,7 +667,9 @@ fn push_qkv(
     let (quants, scales) = weights(random, cut.layout, 2 * pairs as usize, blocks);
     let x = activations(random, of_plan as usize, dim as usize, stride);
     let gain = random.floats(2 * stride, 1.5);
-    let q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 1.0);
+    let has_memory = stream.0 == 0; // there are no sinks with one
+    let raw_keys = if has_memory { n_kv_heads } else { 0 };
+    let q = random.floats((of_plan * (2 * n_heads + raw_keys) * head_dim) as usize, 1.0);
     let pairs_of_cache = (lanes_of_cache * n_kv_heads * slots * half) as usize;
     let (k, v) = (cached(random, cache, pairs_of_cache), cached(random, cache, pairs_of_cache));
     let compare = match cache {
@@ -670,7 +677,7 @@ fn push_qkv(
         CacheType::F32 => Compare::Float(5e-6),
     };
     let mut overrides = cut.overrides(&qkv::KERNEL);
-    overrides.push(("CACHE_F32", u32::from(cache == CacheType::F32)));
+    overrides.extend([("CACHE_F32", u32::from(cache == CacheType::F32)), ("MEMORY", u32::from(has_memory))]);
     cases.push(
         format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {stream:?} from {start}, part {part:?}"),
         &qkv::KERNEL,
@@ -719,7 +726,8 @@ fn head_norm_cases() -> Cases {
         let rope: Vec<_> = (0..256).map(|_| random.word()).collect();
         let raw = activations(&mut random, of_plan as usize, stride as usize, stride as usize);
         let gain = random.floats(2 * head_dim.next_multiple_of(32) as usize, 1.5);
-        let q = random.floats((2 * of_plan * n_heads * head_dim) as usize, 1.0);
+        let raw_keys = if sinks == 0 { n_kv_heads } else { 0 }; // with a memory, there are no sinks
+        let q = random.floats((of_plan * (2 * n_heads + raw_keys) * head_dim) as usize, 1.0);
         let pairs = (2 * n_kv_heads * slots * head_dim / 2) as usize;
         let (k, v) = (cached(&mut random, cache, pairs), cached(&mut random, cache, pairs));
         let compare = [Compare::Halves, Compare::Float(5e-6)][i % 2];
@@ -736,7 +744,7 @@ fn head_norm_cases() -> Cases {
                 output(&k, compare),
                 output(&v, compare),
             ],
-            &[("CACHE_F32", u32::from(cache == CacheType::F32))],
+            &[("CACHE_F32", u32::from(cache == CacheType::F32)), ("MEMORY", u32::from(sinks == 0))],
             [n_heads + 2 * n_kv_heads, of_plan, 1],
         );
     }
@@ -860,6 +868,111 @@ fn attention_cases() -> Cases {
                 ],
                 &[("CACHE_F32", u32::from(cache == CacheType::F32))],
                 [n_heads / of_workgroup, of_plan, 1],
+            );
+        }
+    }
+    cases
+}
+
+/// What segments may have left in a memory: `copies` for each of two lanes, normalisers above zero.
+fn remembered(random: &mut Random, copies: u32, n_kv_heads: u32, head_dim: u32) -> Vec<f32> {
+    let size = memory::size(head_dim as usize);
+    let mut floats = random.floats((2 * copies * n_kv_heads) as usize * size, 3.0);
+    for memory in floats.chunks_exact_mut(size) {
+        memory[size - head_dim as usize..].iter_mut().for_each(|z| *z = z.abs());
+    }
+    floats
+}
+
+/// Columns in the second lane of a stream in segments, the first with so many tokens of its segment before it, which read
+/// this copy of the memory.
+fn segment_columns(count: u32, (segment, copy, before, first_slot): (u32, u32, u32, u32), slots: u32) -> Vec<Column> {
+    let capacity = copy * segment + segment - 1;
+    let column =
+        |n: u32| Column { slot: (first_slot + n) % slots, cached: before + n, capacity, lane: 1, ..Column::default() };
+    (0..count).map(column).collect()
+}
+
+fn memory_read_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(11);
+    // tokens of a segment, copy, tokens before; (columns of the plan, in use)
+    let streams = [
+        ((64, 1, 0), (1, 1)),
+        ((64, 0, 3), (9, 9)),
+        ((5, 6, 1), (4, 3)),
+        ((300, 2, 17), (128, 100)),
+        ((1, 33, 0), (1, 1)),
+        ((33, 2, 30), (3, 3)),
+    ];
+    for (i, heads) in HEADS.into_iter().enumerate() {
+        for (j, ((segment, copy, before), (of_plan, active))) in streams.into_iter().enumerate() {
+            let Heads { n_heads, n_kv_heads, head_dim, .. } = heads;
+            let copies = memory::copies(segment);
+            let slots = segment - 1 + of_plan + 3;
+            let stride = (n_heads * head_dim).next_multiple_of(32);
+            let cache = [CacheType::F16, CacheType::F32][(i + j) % 2];
+            let params = memory_read::Params {
+                n_heads,
+                n_kv_heads,
+                half: head_dim / 2,
+                slots,
+                columns: of_plan,
+                stride,
+                segment,
+                copies,
+            };
+            let columns = segment_columns(active, (segment, copy, before, slots - 1), slots);
+            let q = random.floats((of_plan * (2 * n_heads + n_kv_heads) * head_dim) as usize, 4.0);
+            let gates = random.floats(n_heads as usize, 6.0);
+            let memory = remembered(&mut random, copies, n_kv_heads, head_dim);
+            let keys = cached(&mut random, cache, (2 * n_kv_heads * slots * head_dim / 2) as usize);
+            let out = random.floats((of_plan * stride) as usize, 1.0);
+            cases.push(
+                format!("{heads:?}, {cache:?}, copy {copy}, {active} of {of_plan} columns, {params:?}"),
+                &memory_read::KERNEL,
+                &params,
+                vec![
+                    columns_of(&columns),
+                    input(&q),
+                    input(&gates),
+                    input(&memory),
+                    output(&keys, Compare::Exact),
+                    output(&out, Compare::Float(3e-6)),
+                ],
+                &[("CACHE_F32", u32::from(cache == CacheType::F32))],
+                [n_heads, of_plan, 1],
+            );
+        }
+    }
+    cases
+}
+
+fn memory_fold_cases() -> Cases {
+    let mut cases = Cases::default();
+    let mut random = Random::new(12);
+    // tokens of a segment, copy before, slot of the last token
+    let streams = [(1, 0, 0), (1, 33, 7), (7, 1, 3), (8, 2, 6), (33, 0, 40), (64, 2, 63), (130, 1, 20)];
+    for (i, heads) in HEADS.into_iter().enumerate() {
+        for (j, (segment, copy, last_slot)) in streams.into_iter().enumerate() {
+            let Heads { n_kv_heads, head_dim, .. } = heads;
+            let copies = memory::copies(segment);
+            let slots = segment + 33;
+            let cache = [CacheType::F16, CacheType::F32][(i + j) % 2];
+            let delta = u32::from((i + j / 2) % 2 == 0);
+            let half = head_dim / 2;
+            let params = memory_fold::Params { n_kv_heads, half, slots, segment, copies, delta };
+            let columns = segment_columns(1, (segment, copy, segment - 1, last_slot), slots);
+            let pairs = (2 * n_kv_heads * slots * half) as usize;
+            let (keys, v) = (cached(&mut random, cache, pairs), cached(&mut random, cache, pairs));
+            let memory = remembered(&mut random, copies, n_kv_heads, head_dim);
+            cases.push(
+                format!("{heads:?}, {cache:?}, copy {copy}, last in slot {last_slot}, {params:?}"),
+                &memory_fold::KERNEL,
+                &params,
+                vec![columns_of(&columns), input(&keys), input(&v), output(&memory, Compare::Float(5e-6))],
+                &[("CACHE_F32", u32::from(cache == CacheType::F32))],
+                [half.div_ceil(memory_fold::PAIRS), n_kv_heads, 1],
             );
         }
     }

@@ -57,8 +57,10 @@ pub fn settings(name: &str, device: &Device, cache: CacheType, chunk: u32) -> Se
         "streaming" => (Attention::Streaming, number(1), number(2)),
         "window" => (Attention::Window, None, number(2)),
         "dense" => (Attention::Dense, None, Some(512)),
+        "infini" => (Attention::Infini, None, None),
         _ => (Attention::Recompute, Some(0), number(1).map(|run| run - 1)),
     };
+    let attention = Some(attention);
     Settings { device: device.clone(), attention, sinks, window, chunk, cache, scores: true, ..Settings::default() }
 }
 

@@ -50,8 +50,8 @@ async fn begin(engine: &mut Engine, plan: &Plan) -> Session {
 ///
 /// `sizes`: how many lanes there are, and how many streams go on at a time.
 pub async fn together_as_alone(device: &Device, modes: &[&str], sizes: &[(u32, usize)]) {
-    let model = golden("q8.gguf").await;
     for mode in modes {
+        let model = golden(if *mode == "infini" { "families/infini_delta.gguf" } else { "q8.gguf" }).await;
         let mut alone = vec![];
         for plan in plans() {
             let mut engine = load(&model, &settings(mode, device, F16, 16)).await;

@@ -7,7 +7,7 @@
 import type { ErrorMessage } from "./errors.js";
 
 export type Device = "auto" | "gpu" | "cpu";
-export type Attention = "streaming" | "window" | "dense" | "recompute";
+export type Attention = "streaming" | "window" | "dense" | "recompute" | "infini";
 export type CacheType = "f16" | "f32";
 
 /** Settings of `Engine.load`; what is left out follows the model. */
@@ -45,6 +45,8 @@ export interface Info {
   vocab_size: number;
   weights_bytes: number;
   kv_bytes: number;
+  /** Of the compressive memory, in the mode `infini`. */
+  memory_bytes: number;
   work_bytes: number;
 }
 
