@@ -71,7 +71,8 @@ def batch(data, key, segment, segments, repeat, size):
     rows, weight = [], np.ones((size, segments), np.float32)
     for i in range(size):
         length = total - (int(rng.integers(segment)) if rng.random() < 0.25 else 0)
-        ids, at, n = data.sample(rng, length, kind=rng.choice(KINDS, p=SHARES))
+        depth = 1.0 if rng.random() < 0.15 else rng.random()
+        ids, at, n = data.sample(rng, length, depth, rng.choice(KINDS, p=SHARES))
         rows.append(ids)
         if repeat > 1:
             r = np.exp(rng.random(segments) * rng.random() * math.log(repeat))
@@ -108,7 +109,7 @@ def mixed(data, key, segment, repeat, size):
         needle, question = data.write("needle", digits), data.write("question", digits)
         filler = np.concatenate(data.draw(rng, 4 * segment, kind()))
         spread = rng.dirichlet([0.5] * pool) * (repeat ** rng.random() - 1)
-        if rng.random() < 0.25:  # the needle is in the open segment
+        if rng.random() < 0.4:  # the needle is in the open segment
             a, b = np.sort(rng.integers(segment - len(needle) - len(question) + 1, size=2))
             mix[len(rows), :pool] = spread
             asked.append(len(rows))
