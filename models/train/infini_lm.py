@@ -1,7 +1,7 @@
 """The perplexity row: five kinds of attention, equal parameters (but for the gates), the same tokens in the same order.
 
-    python models/train/make_tokenizer.py --vocab 2048 --out target/train/lm/tokenizer.json
-    python models/train/prepare.py --tokenizer target/train/lm/tokenizer.json --limit 12000000 --out target/train/lm/data
+    python models/train/make_tokenizer.py --vocab 1024 --every 40 --out target/train/lm/tokenizer.json
+    python models/train/prepare.py --tokenizer target/train/lm/tokenizer.json --limit 1500000 --val-every 3 --out target/train/lm/data
     python models/train/infini_lm.py --kind linear          # also local, delta, xl, memorizing
 
 local        softmax within the segment
@@ -126,19 +126,19 @@ def main():
     p.add_argument("--segment", type=int, default=64)
     p.add_argument("--segments", type=int, default=16, help="of a sample")
     p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--steps", type=int, default=700)
+    p.add_argument("--steps", type=int, default=250)
     p.add_argument("--lr", type=float, default=3e-3)
     p.add_argument("--warmup", type=int, default=50)
     p.add_argument("--decay", type=float, default=0.1)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--test", action="store_true", help="test the last checkpoint, no training")
-    p.add_argument("--test-tokens", type=int, default=131072)
+    p.add_argument("--test-tokens", type=int, default=65536)
     a = p.parse_args()
     torch.set_num_threads(1)
     out = Path(a.out or f"target/train/lm/{a.kind}")
     out.mkdir(parents=True, exist_ok=True)
     vocab = json.loads((Path(a.data) / "meta.json").read_text())["vocab"]
-    config = Config(vocab=vocab, dim=128, layers=4, heads=4, kv_heads=4, ffn=352, context=a.segment)
+    config = Config(vocab=vocab, dim=128, layers=3, heads=4, kv_heads=4, ffn=256, context=a.segment)
     model = build(a.kind, config, a.segment).init(a.seed)
     opt = adamw(model, a.lr, a.decay)
     step, seconds, last = 0, 0.0, out / "last.pt"
