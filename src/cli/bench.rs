@@ -2,7 +2,7 @@
 //! what the device itself gives in the same run.
 //!
 //! A round begins an empty stream, reads as many tokens as the cache holds (prefill), and then writes (decode, greedy) for
-//! about half a second. With `--against`, rounds at two positions take turns.
+//! about half a second. With `--against`, two streams that stand at two positions take short turns instead.
 
 mod report;
 
@@ -41,12 +41,23 @@ pub(crate) struct BenchArgs {
     against: Option<u64>,
 }
 
-/// Rounds at each position, unless they take too long.
-const ROUNDS: usize = 7;
-/// No new round begins after so many seconds.
-const MOST_SECONDS: f64 = 12.0;
-/// Seconds that a round writes for.
-const DECODE_SECONDS: f64 = 0.5;
+/// How the time is spent.
+struct Effort {
+    /// Rounds at each position, unless they take too long.
+    rounds: usize,
+    /// Seconds that a round writes for.
+    decode_seconds: f64,
+    /// No new round begins after so many seconds.
+    most_seconds: f64,
+    /// Every round reads a new stream; otherwise the streams of the first one go on.
+    reads_anew: bool,
+}
+
+/// One position.
+const ALONE: Effort = Effort { rounds: 7, decode_seconds: 0.5, most_seconds: 12.0, reads_anew: true };
+/// Two positions: many short turns, so that both meet the same neighbours on the machine.
+const IN_TURNS: Effort = Effort { rounds: 48, decode_seconds: 0.05, most_seconds: 25.0, reads_anew: false };
+
 /// Tokens of which one time is taken: they arrive in launches of 16, several at once.
 const BURST: u32 = 32;
 /// Most bursts of a round.
@@ -56,7 +67,8 @@ const PROFILES: usize = 9;
 
 pub(crate) fn run(args: &BenchArgs) -> Outcome {
     let mut settings = args.run.settings();
-    settings.streams = args.streams;
+    let (effort, positions) = if args.against.is_some() { (IN_TURNS, 2) } else { (ALONE, 1) };
+    settings.streams = positions * args.streams;
     let gpu = pollster::block_on(Gpu::choose(&settings.device))?;
     let probe = pollster::block_on(Probe::measure(gpu.clone(), settings.threads))?;
     settings.device = gpu.map_or(Device::Cpu, |gpu| Device::Open(Box::new(gpu)));
@@ -74,37 +86,34 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
     };
 
     let filled = filled(&engine)?;
-    let mut runs = vec![Run::new(&engine, args.position, filled)?];
-    if let Some(against) = args.against {
-        runs.push(Run::new(&engine, Some(against), filled)?);
+    let mut runs = vec![Run::new(&engine, args, args.position, filled)?];
+    if args.against.is_some() {
+        runs.push(Run::new(&engine, args, args.against, filled)?);
     }
     if args.streams > 1 && engine.keep().attention == Attention::Recompute {
-        return Err(Error::Settings(
-            "--streams with --attention recompute: fresh runs come one after the other".into(),
-        )
-        .into());
+        let fresh = "--streams with --attention recompute: fresh runs come one after the other".into();
+        return Err(Error::Settings(fresh).into());
     }
     // What runs for the first time is slower.
-    runs[0].round(&mut engine)?;
+    runs[0].round(&mut engine, &effort)?;
     let _warm_up = std::mem::take(&mut runs[0].rounds);
     let bar = progress_bar(args.run.quiet, "measuring");
-    bar.set_length(ROUNDS as u64);
+    bar.set_length(effort.rounds as u64);
     let started = seconds();
-    for round in 0..ROUNDS {
-        // Whatever comes first, comes second in the next round.
-        let order: Vec<usize> =
-            if round % 2 == 0 { (0..runs.len()).collect() } else { (0..runs.len()).rev().collect() };
-        for at in order {
-            runs[at].round(&mut engine)?;
+    for round in 0..effort.rounds {
+        for at in 0..runs.len() {
+            // Whatever comes first, comes second in the next round.
+            let count = runs.len();
+            runs[(at + round) % count].round(&mut engine, &effort)?;
         }
         bar.inc(1);
-        if seconds() - started > MOST_SECONDS {
+        if seconds() - started > effort.most_seconds {
             break;
         }
     }
     bar.finish_and_clear();
-    let kernels = profile(&mut engine, &runs[0])?;
-    let report = report::Report { shape: args.shape.clone(), cached: runs[0].cached(), engine, probe, runs, kernels };
+    let kernels = profile(&mut engine, &mut runs[0].sessions)?;
+    let report = report::Report { shape: args.shape.clone(), engine, probe, runs, kernels };
     match args.run.json {
         true => print_json(&report.json())?,
         false => report.print()?,
@@ -134,20 +143,23 @@ struct Run {
     tokens: u64,
     /// Tokens that arrive at once, of which one time is taken.
     burst: u32,
+    /// How many of them go on together.
+    streams: u32,
+    /// Those that go on.
+    sessions: Vec<Session>,
     rounds: Vec<Round>,
 }
 
 /// What one round took.
 struct Round {
-    prefill_seconds: f64,
-    /// Of all cores; `None` where the system does not tell.
-    prefill_cpu_seconds: Option<f64>,
+    /// Reading, if it was done: seconds, and those of all cores.
+    prefill: Option<(f64, Option<f64>)>,
     /// Milliseconds a step, one value for each burst.
     ms: Vec<f64>,
     /// Of all bursts and streams.
     tokens: u64,
     seconds: f64,
-    /// Of all cores.
+    /// Of all cores; `None` where the system does not tell.
     cpu_seconds: Option<f64>,
     dispatches: u64,
     submits: u64,
@@ -156,33 +168,14 @@ struct Round {
 }
 
 impl Run {
-    fn new(engine: &Engine, position: Option<u64>, filled: u64) -> Result<Self> {
+    fn new(engine: &Engine, args: &BenchArgs, position: Option<u64>, filled: u64) -> Result<Self> {
         let position = position.unwrap_or(filled);
         if position == 0 {
             return Err(Error::Settings("--position 0: a stream needs a token before it goes on".into()));
         }
         let burst = if engine.keep().attention == Attention::Recompute { 1 } else { BURST };
-        Ok(Self { position, tokens: filled.min(position), burst, rounds: vec![] })
-    }
-
-    /// A new stream with a full cache, its counter at `position`, and what reading it took: seconds, and those of all cores.
-    fn session(&self, engine: &mut Engine) -> Result<(Session, f64, Option<f64>)> {
-        let (cpu_started, started) = (cpu_seconds(), seconds());
-        let mut session = engine.session();
-        session.start_at(self.position - self.tokens);
-        let vocab_size = u64::from(engine.config().vocab_size);
-        let ids: Vec<u32> = (0..self.tokens).map(|n| (n * 7919 % vocab_size) as u32).collect(); // a prime: all are met
-        pollster::block_on(session.append(engine, &ids))?;
-        pollster::block_on(engine.wait())?;
-        Ok((session, seconds() - started, since(cpu_started)))
-    }
-
-    /// As many streams as the engine takes: the one, and copies of it.
-    fn sessions(&self, engine: &mut Engine, mut first: Session) -> Result<Vec<Session>> {
-        let copies = (1..engine.streams()).map(|_| pollster::block_on(first.try_clone(engine)));
-        let mut sessions = copies.collect::<Result<Vec<_>>>()?;
-        sessions.push(first);
-        Ok(sessions)
+        let (streams, tokens) = (args.streams, filled.min(position));
+        Ok(Self { position, tokens, burst, streams, sessions: vec![], rounds: vec![] })
     }
 
     /// Tokens that a written token sees besides itself.
@@ -190,26 +183,48 @@ impl Run {
         (self.tokens - 1) as u32
     }
 
-    fn round(&mut self, engine: &mut Engine) -> Result<()> {
-        let (first, prefill_seconds, prefill_cpu_seconds) = self.session(engine)?;
-        let mut sessions = self.sessions(engine, first)?;
-        // One burst, to know how many make half a second.
-        let started = seconds();
-        self.write(engine, &mut sessions, 1)?;
-        let wanted = DECODE_SECONDS / (seconds() - started).max(1e-6);
-        let room = match engine.keep().attention {
-            Attention::Dense => (u64::from(engine.keep().window) - sessions[0].position()) as u32 / self.burst,
+    /// Begins anew: a stream with a full cache, its counter at `position`, and copies of it. What reading took: seconds, and
+    /// those of all cores.
+    fn read(&mut self, engine: &mut Engine) -> Result<(f64, Option<f64>)> {
+        self.sessions.clear();
+        let mut first = engine.session();
+        first.start_at(self.position - self.tokens);
+        let vocab_size = u64::from(engine.config().vocab_size);
+        let ids: Vec<u32> = (0..self.tokens).map(|n| (n * 7919 % vocab_size) as u32).collect(); // a prime: all are met
+        let (cpu_started, started) = (cpu_seconds(), seconds());
+        pollster::block_on(first.append(engine, &ids))?;
+        pollster::block_on(engine.wait())?;
+        let took = (seconds() - started, since(cpu_started));
+        let copies = (1..self.streams).map(|_| pollster::block_on(first.try_clone(engine)));
+        self.sessions = copies.collect::<Result<Vec<_>>>()?;
+        self.sessions.push(first);
+        Ok(took)
+    }
+
+    /// Bursts that there is still room for.
+    fn room(&self, engine: &Engine) -> u32 {
+        let position = self.sessions.first().map_or(0, Session::position);
+        match engine.keep().attention {
+            Attention::Dense => u64::from(engine.keep().window).saturating_sub(position) as u32 / self.burst,
             _ => MOST_BURSTS,
-        };
-        let bursts = (wanted.ceil() as u32).clamp(2, MOST_BURSTS).min(room);
+        }
+    }
+
+    fn round(&mut self, engine: &mut Engine, effort: &Effort) -> Result<()> {
+        let is_over = self.sessions.is_empty() || self.room(engine) < 3;
+        let prefill = if effort.reads_anew || is_over { Some(self.read(engine)?) } else { None };
+        // One burst that does not count: it follows something else, and tells how many make up the time.
+        let started = seconds();
+        self.write(engine, 1)?;
+        let wanted = effort.decode_seconds / (seconds() - started).max(1e-6);
+        let bursts = (wanted.ceil() as u32).clamp(2, MOST_BURSTS).min(self.room(engine));
         let (before, cpu_started, started) = (engine.counts(), cpu_seconds(), seconds());
-        let ms = self.write(engine, &mut sessions, bursts)?;
+        let ms = self.write(engine, bursts)?;
         let (seconds, cpu_seconds, after) = (seconds() - started, since(cpu_started), engine.counts());
         self.rounds.push(Round {
-            prefill_seconds,
-            prefill_cpu_seconds,
+            prefill,
             ms,
-            tokens: u64::from(bursts * self.burst) * sessions.len() as u64,
+            tokens: u64::from(bursts * self.burst * self.streams),
             seconds,
             cpu_seconds,
             dispatches: after.dispatches - before.dispatches,
@@ -220,20 +235,21 @@ impl Run {
     }
 
     /// Goes on for so many bursts of tokens in each stream; milliseconds a step of each burst.
-    fn write(&self, engine: &mut Engine, sessions: &mut [Session], bursts: u32) -> Result<Vec<f64>> {
+    fn write(&mut self, engine: &mut Engine, bursts: u32) -> Result<Vec<f64>> {
         if interrupted() {
             return Err(Error::Aborted);
         }
         let (mut ms, mut tokens, mut last) = (Vec::with_capacity(bursts as usize), 0, seconds());
+        let burst = self.burst;
         let mut timed = || {
             tokens += 1;
-            if tokens % self.burst == 0 {
+            if tokens % burst == 0 {
                 let now = seconds();
-                ms.push(1e3 * (now - last) / f64::from(self.burst));
+                ms.push(1e3 * (now - last) / f64::from(burst));
                 last = now;
             }
         };
-        let count = bursts * self.burst;
+        let count = bursts * burst;
         let part = |session, deliver| Part {
             session,
             sampling: Sampling::greedy(),
@@ -242,7 +258,7 @@ impl Run {
             deliver,
         };
         // The last of them tells the time: all are delivered, one after the other, when a launch has landed.
-        let (last_one, others) = sessions.split_last_mut().expect("one at least");
+        let (last_one, others) = self.sessions.split_last_mut().expect("one at least");
         let mut parts: Vec<Part<'_>> =
             others.iter_mut().map(|session| part(session, Box::new(|_, _| ControlFlow::Continue(())))).collect();
         parts.push(part(
@@ -272,15 +288,13 @@ struct KernelTime {
 
 /// Median times of the dispatches of one step, added up by kernel; `None` where the device does not time them. The step of
 /// recompute is mostly a fresh run, which is not seen here.
-fn profile(engine: &mut Engine, run: &Run) -> Result<Option<Vec<KernelTime>>> {
+fn profile(engine: &mut Engine, sessions: &mut [Session]) -> Result<Option<Vec<KernelTime>>> {
     if engine.keep().attention == Attention::Recompute {
         return Ok(None);
     }
-    let (first, ..) = run.session(engine)?;
-    let mut sessions = run.sessions(engine, first)?;
     let mut steps = Vec::new();
     for _ in 0..PROFILES {
-        match pollster::block_on(profile_together(engine, &mut sessions, &Sampling::greedy()))? {
+        match pollster::block_on(profile_together(engine, sessions, &Sampling::greedy()))? {
             Some(step) => steps.push(step),
             None => return Ok(None),
         }

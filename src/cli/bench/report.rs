@@ -16,8 +16,6 @@ const READ_SHARE: f64 = 0.8;
 /// Everything that was measured.
 pub(super) struct Report {
     pub(super) shape: Option<String>,
-    /// Tokens that a written token sees besides itself.
-    pub(super) cached: u32,
     pub(super) engine: Engine,
     pub(super) probe: Probe,
     /// At `--position`, and at `--against` if it was given.
@@ -47,11 +45,12 @@ impl Run {
 
     /// The same of a token that is read.
     fn prefill_cpu_ms(&self) -> Option<f64> {
-        self.median(|round| Some(1e3 * round.prefill_cpu_seconds? / self.tokens as f64))
+        self.median(|round| Some(1e3 * round.prefill?.1? / self.tokens as f64))
     }
 
+    /// Of those rounds that have one.
     fn median(&self, of: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
-        percentile(&self.rounds.iter().map(of).collect::<Option<Vec<f64>>>()?, 50)
+        percentile(&self.rounds.iter().filter_map(of).collect::<Vec<f64>>(), 50)
     }
 
     fn sum(&self, of: impl Fn(&Round) -> f64) -> f64 {
@@ -69,10 +68,10 @@ impl Report {
         let (engine, run) = (&self.engine, &self.runs[0]);
         let (info, keep, gpu) = (engine.info(), engine.keep(), engine.gpu().map(sinkstream::gpu::Gpu::info));
         let is_recompute = keep.attention == Attention::Recompute;
-        let prefill = run.median(|round| Some(run.tokens as f64 / round.prefill_seconds));
+        let prefill = run.median(|round| Some(run.tokens as f64 / round.prefill?.0));
         let decode = run.sum(|round| round.tokens as f64) / run.sum(|round| round.seconds);
-        let streams = f64::from(engine.streams());
-        let (weights, cache) = (engine.weight_bytes_per_step(), engine.cache_bytes_per_token(self.cached));
+        let streams = f64::from(run.streams);
+        let (weights, cache) = (engine.weight_bytes_per_step(), engine.cache_bytes_per_token(run.cached()));
         // The weights are read once for all streams; a fresh run reads them again and again.
         let bytes = (!is_recompute).then_some(weights as f64 / streams + cache as f64);
         let kernels = self.kernels.as_ref().map(|kernels| {
@@ -92,7 +91,7 @@ impl Report {
             "attention": keep.attention.name(),
             "sinks": keep.sinks,
             "window": keep.window,
-            "streams": engine.streams(),
+            "streams": run.streams,
             "position": run.position,
             "tier": "portable",
             "executor": info["executor"],
@@ -166,15 +165,21 @@ impl Report {
     }
 }
 
-/// The second position beside the first: `ratio` of the medians, first over second.
+/// The second position beside the first: medians over the turns of the first's time over that of the second in the same turn,
+/// by the clock and by the processor's own time.
 fn against(run: &Run, other: &Run) -> Value {
-    let ratio = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a / b);
+    let ratio = |of: &dyn Fn(&Round) -> Option<f64>| {
+        let turns = run.rounds.iter().zip(&other.rounds);
+        let ratios = turns.filter_map(|(a, b)| Some((of(a)? / a.tokens as f64) / (of(b)? / b.tokens as f64)));
+        percentile(&ratios.collect::<Vec<_>>(), 50)
+    };
     json!({
         "at": other.position,
+        "turns": other.rounds.len(),
         "ms_p50": other.ms(50),
         "cpu_ms": other.cpu_ms(),
-        "ratio": ratio(run.ms(50), other.ms(50)),
-        "cpu_ratio": ratio(run.cpu_ms(), other.cpu_ms()),
+        "ratio": ratio(&|round| Some(round.seconds)),
+        "cpu_ratio": ratio(&|round| round.cpu_seconds),
     })
 }
 
