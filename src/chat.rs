@@ -21,10 +21,13 @@ const MAX_STOP: usize = 16;
 /// What a conversation wants of its stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
-    /// What stands before the first question; empty for nothing (or what the template itself puts there).
-    pub system: String,
-    /// The whole system prompt, with what the model puts before it, becomes the sinks.
-    pub pin_system: bool,
+    /// What stands before the first question, a system prompt above all; empty for nothing (or what the template itself
+    /// puts there).
+    pub initial: Vec<Message>,
+    /// All of that, with what the model puts before it, becomes the sinks.
+    pub pin_initial: bool,
+    /// What was said between the initial messages and the first question, elsewhere.
+    pub history: Vec<Message>,
     /// A full cache loses whole turns, a question with its answer, instead of single tokens.
     pub evict_turns: bool,
 }
@@ -35,14 +38,16 @@ pub struct Chat {
     template: ChatTemplate,
     wishes: Wishes,
     turns: u64,
-    /// Tokens at the start of the stream that are the system prompt.
-    system_tokens: u32,
+    /// Whether the last turn was only told: there is no answer to close.
+    is_told: bool,
+    /// Tokens at the start of the stream that are the initial messages.
+    initial_tokens: u32,
 }
 
 impl Chat {
     /// A conversation that has not begun.
     pub fn new(template: ChatTemplate, wishes: Wishes) -> Self {
-        Self { template, wishes, turns: 0, system_tokens: 0 }
+        Self { template, wishes, turns: 0, is_told: false, initial_tokens: 0 }
     }
 
     /// The model's template.
@@ -55,10 +60,10 @@ impl Chat {
         self.turns
     }
 
-    /// Whether the model still sees the whole system prompt; `None` if there is none.
-    pub fn system_in_place(&self, session: &Session) -> Option<bool> {
-        let is_whole = self.system_tokens <= session.sinks() || session.evicted() == 0;
-        (self.system_tokens > 0).then_some(is_whole)
+    /// Whether the model still sees all of the initial messages; `None` if there are none.
+    pub fn initial_in_place(&self, session: &Session) -> Option<bool> {
+        let is_whole = self.initial_tokens <= session.sinks() || session.evicted() == 0;
+        (self.initial_tokens > 0).then_some(is_whole)
     }
 
     /// Texts that end an answer, besides the model's end tokens: without a template there is no token that says so.
@@ -68,19 +73,20 @@ impl Chat {
 
     /// Forgets the conversation. It goes on with an empty session.
     pub fn reset(&mut self) {
-        (self.turns, self.system_tokens) = (0, 0);
+        (self.turns, self.is_told, self.initial_tokens) = (0, false, 0);
     }
 
     /// Where it stands, for a snapshot of its session.
     pub fn state(&self) -> Value {
-        json!({ "turns": self.turns, "system_tokens": self.system_tokens })
+        json!({ "turns": self.turns, "is_told": self.is_told, "system_tokens": self.initial_tokens })
     }
 
     /// Goes on where a snapshot was taken. A stream that was no conversation counts as one that has begun.
     pub fn resume(&mut self, state: &Value) {
         let number = |key: &str| state[key].as_u64();
         self.turns = number("turns").unwrap_or(1);
-        self.system_tokens = number("system_tokens").and_then(|tokens| u32::try_from(tokens).ok()).unwrap_or(0);
+        self.is_told = state["is_told"] == true;
+        self.initial_tokens = number("system_tokens").and_then(|tokens| u32::try_from(tokens).ok()).unwrap_or(0);
     }
 
     /// Takes a stop text back that ended an answer of `ids`, of which `shown` bytes are the answer: the stream ends where
@@ -110,26 +116,40 @@ impl Chat {
     /// template does not use there is taken back.
     ///
     /// # Errors
-    /// [`Error::Template`]; [`Error::Settings`] if the system prompt does not fit into the cache; as [`Session::append`].
+    /// [`Error::Template`]; [`Error::Settings`] if the initial messages do not fit into the cache; as [`Session::append`].
     pub async fn ask(&mut self, engine: &mut Engine, session: &mut Session, user: &str) -> Result<()> {
+        self.turn(engine, session, user, true).await
+    }
+
+    /// Puts what the user says into the stream as a turn that wants no answer.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn tell(&mut self, engine: &mut Engine, session: &mut Session, user: &str) -> Result<()> {
+        self.turn(engine, session, user, false).await
+    }
+
+    async fn turn(&mut self, engine: &mut Engine, session: &mut Session, user: &str, wants_answer: bool) -> Result<()> {
         let tokenizer = engine.tokenizer()?;
         let (ids, head) = if self.turns == 0 {
-            let mut messages = vec![Message::new("user", user)];
-            if !self.wishes.system.is_empty() {
-                messages.insert(0, Message::new("system", &self.wishes.system));
-            }
-            let (ids, head) = self.encode_opening(&tokenizer, &self.template.opening(&messages)?)?;
-            if self.wishes.pin_system {
+            let Wishes { initial, history, .. } = &self.wishes;
+            let said = [&history[..], &[Message::new("user", user)]].concat();
+            let opening = self.template.opening(initial, &said, wants_answer)?;
+            let (ids, head) = self.encode_opening(&tokenizer, &opening)?;
+            if self.wishes.pin_initial {
                 self.check_pinned(head)?;
                 session.pin(head as u32)?;
             }
-            self.system_tokens = head as u32;
+            self.initial_tokens = head as u32;
             (ids, head)
         } else {
-            let part = self.template.turn(user)?;
+            let part = self.template.turn(user, wants_answer)?;
             let (mut ids, mut head) = split(&part, |text| tokenizer.encode(text, Special::Parse))?;
             let ended = session.last().filter(|&last| tokenizer.is_end(last));
-            if ended.is_some() && ended == ids.first().copied() {
+            if self.is_told {
+                ids.drain(..head);
+                head = 0;
+            } else if ended.is_some() && ended == ids.first().copied() {
                 ids.remove(0);
                 head = head.saturating_sub(1);
             } else if ended.is_some() {
@@ -143,6 +163,7 @@ impl Chat {
         }
         session.append(engine, &ids[head..]).await?;
         self.turns += 1;
+        self.is_told = !wants_answer;
         Ok(())
     }
 
@@ -156,7 +177,7 @@ impl Chat {
     }
 
     fn check_pinned(&self, head: usize) -> Result<()> {
-        match (self.wishes.system.is_empty(), head) {
+        match (self.wishes.initial.is_empty(), head) {
             (true, _) => Err(Error::Settings("there is no system prompt to pin".into())),
             (false, 0) => Err(Error::Settings(
                 "the model's chat template does not put the system prompt first: it cannot be pinned".into(),

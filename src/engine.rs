@@ -279,9 +279,12 @@ impl Engine {
     /// Waits until the device has done all that it was given.
     ///
     /// # Errors
-    /// Those of the executor.
+    /// Those of the executor; a lost device is replaced.
     pub async fn wait(&mut self) -> Result<()> {
-        self.executor.read(self.model.ids, 0, &mut [0; 4]).await
+        match self.executor.read(self.model.ids, 0, &mut [0; 4]).await {
+            Err(error) => self.recover_from(error).await,
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Folds full segments into the compressive memory; `columns`: their last tokens.
@@ -308,22 +311,38 @@ impl Engine {
 
     /// Model, executor, adapter, attention and memory plan, for reports.
     pub fn info(&self) -> Value {
-        let bytes = |purpose| self.model.buffers.bytes(purpose);
-        json!({
-            "model": self.config.name,
-            "executor": self.executor.name(),
-            "adapter": self.executor.adapter(),
-            "attention": self.keep.attention.name(),
-            "sinks": self.keep.sinks,
-            "window": self.keep.window,
-            "streams": self.streams(),
-            "vocab_size": self.config.vocab_size,
-            "weights_bytes": bytes(Purpose::Weights),
-            "kv_bytes": bytes(Purpose::Cache),
-            "memory_bytes": bytes(Purpose::Memory),
-            "work_bytes": bytes(Purpose::Work),
-        })
+        let mut info = memory_plan(&self.config, self.keep, &self.model, self.streams());
+        info["executor"] = self.executor.name().into();
+        info["adapter"] = self.executor.adapter().into();
+        info
     }
+}
+
+/// What [`Engine::load`] would say of a model before it has seen a device: all but executor and adapter. Reads the header
+/// alone.
+///
+/// # Errors
+/// As [`Gguf::read`] and [`lay_out`].
+pub async fn estimate(mut source: Source, settings: &Settings) -> Result<Value> {
+    let gguf = Gguf::read(&mut source).await?;
+    let (config, keep, model) = lay_out(&gguf, settings, DEFAULT_LANES)?;
+    Ok(memory_plan(&config, keep, &model, settings.streams))
+}
+
+fn memory_plan(config: &Config, keep: Keep, model: &Model, streams: u32) -> Value {
+    let bytes = |purpose| model.buffers.bytes(purpose);
+    json!({
+        "model": config.name,
+        "attention": keep.attention.name(),
+        "sinks": keep.sinks,
+        "window": keep.window,
+        "streams": streams,
+        "vocab_size": config.vocab_size,
+        "weights_bytes": bytes(Purpose::Weights),
+        "kv_bytes": bytes(Purpose::Cache),
+        "memory_bytes": bytes(Purpose::Memory),
+        "work_bytes": bytes(Purpose::Work),
+    })
 }
 
 /// Invocations that share one row pair on a real GPU.

@@ -14,16 +14,24 @@ use crate::tokenizer::{Special, Tokenizer};
 /// # Errors
 /// As [`Session::append`]; [`crate::Error::Tokenizer`].
 pub async fn append_text(engine: &mut Engine, session: &mut Session, text: &str) -> Result<()> {
+    let ids = encode_text(engine, text, session.cached() == 0)?;
+    session.append(engine, &ids).await
+}
+
+/// The tokens of a text, with the model's first token in front if it begins a stream.
+///
+/// # Errors
+/// [`crate::Error::Tokenizer`].
+pub fn encode_text(engine: &mut Engine, text: &str, begins: bool) -> Result<Vec<u32>> {
     let tokenizer = engine.tokenizer()?;
-    let is_begun = session.cached() > 0;
-    let mut ids = match is_begun {
-        true => tokenizer.encode(text, Special::Parse)?,
-        false => tokenizer.encode_start(text, Special::Parse)?,
+    let mut ids = match begins {
+        true => tokenizer.encode_start(text, Special::Parse)?,
+        false => tokenizer.encode(text, Special::Parse)?,
     };
-    if ids.is_empty() && !is_begun {
+    if ids.is_empty() && begins {
         ids.push(tokenizer.bos().unwrap_or(0));
     }
-    session.append(engine, &ids).await
+    Ok(ids)
 }
 
 /// Why a stream ended.

@@ -3,17 +3,17 @@
 //! Settings come and reports go as JSON text, numbers of tokens as f64 (exact up to 2⁵³), errors as JavaScript's
 //! `Error` with the name of the class that the page will see.
 
-use serde_json::Value;
+mod json;
+
 use wasm_bindgen::prelude::*;
 
-use crate::config::Attention;
-use crate::engine::{self, Device, Progress, Settings};
+use crate::chat;
+use crate::engine::{self, Progress};
 use crate::error::{Error, Result};
-use crate::kernels::cache::CacheType;
-use crate::platform::web_source;
-use crate::sampler::Sampling;
+use crate::platform::web_source::{Reader, source};
 use crate::session;
-use crate::stream::{self, Piece, Request, TextStream};
+use crate::stream::{self, Piece, TextStream};
+use json::{parse_request, parse_settings};
 
 /// Sends panics to the console, with their message.
 #[wasm_bindgen(start)]
@@ -30,25 +30,49 @@ pub struct Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Loads a model from an address, a `Blob`, an `ArrayBuffer` or a `ReadableStream`. `settings`: JSON as
-    /// `Settings` in `www/src/protocol.ts`. `progress` is called with bytes loaded and bytes in all.
+    /// Loads a model. `settings`: JSON as `Settings` in `www/src/protocol.ts`. `progress` is called with bytes loaded
+    /// and bytes in all.
     ///
     /// # Errors
     /// As [`engine::Engine::load`].
-    pub async fn load(
-        model: JsValue,
-        settings: &str,
-        progress: js_sys::Function,
-    ) -> std::result::Result<Self, JsValue> {
+    pub async fn load(model: Reader, settings: &str, progress: js_sys::Function) -> std::result::Result<Self, JsValue> {
         let report = &mut |Progress { loaded, total }| {
             // What the page does with the numbers is not ours to fail for.
             let _ = progress.call2(&JsValue::NULL, &(loaded as f64).into(), &(total as f64).into());
         };
         let load = async {
             let settings = parse_settings(settings)?;
-            engine::Engine::load(web_source::source(&model).await?, &settings, report).await
+            engine::Engine::load(source(model), &settings, report).await
         };
         load.await.map(|engine| Self { engine }).map_err(thrown)
+    }
+
+    /// What [`Self::info`] would say of a model, without executor and adapter: reads the header alone.
+    ///
+    /// # Errors
+    /// As [`engine::estimate`].
+    pub async fn estimate(model: Reader, settings: &str) -> std::result::Result<String, JsValue> {
+        let settings = parse_settings(settings).map_err(thrown)?;
+        engine::estimate(source(model), &settings).await.map(|plan| plan.to_string()).map_err(thrown)
+    }
+
+    /// The ids of a text as [`Session::push`] takes them; `begins` if it is the first of its stream.
+    ///
+    /// # Errors
+    /// As [`stream::encode_text`].
+    pub fn encode(&mut self, text: &str, begins: bool) -> std::result::Result<Vec<u32>, JsValue> {
+        stream::encode_text(&mut self.engine, text, begins).map_err(thrown)
+    }
+
+    /// A conversation that has not begun. `conversation`: JSON as `Conversation` in `www/src/protocol.ts`. In streaming
+    /// attention its initial prompts stay in the cache for ever.
+    ///
+    /// # Errors
+    /// As [`engine::Engine::chat_template`]; [`Error::Settings`] for what is no message.
+    pub fn chat(&mut self, conversation: &str) -> std::result::Result<Chat, JsValue> {
+        let wishes = json::parse_conversation(conversation, self.engine.keep().attention).map_err(thrown)?;
+        let template = self.engine.chat_template().map_err(thrown)?;
+        Ok(Chat { chat: chat::Chat::new(template, wishes) })
     }
 
     /// Model, executor, adapter, attention and memory plan, as JSON.
@@ -76,7 +100,24 @@ impl Engine {
 
     /// A new, empty stream.
     pub fn session(&mut self) -> Session {
-        Session { session: self.engine.session(), stream: None, last: vec![] }
+        Session { session: self.engine.session(), stream: None, last: vec![], note: String::new() }
+    }
+
+    /// A stream from bytes of [`Session::save`].
+    ///
+    /// # Errors
+    /// As [`session::Session::restore`].
+    pub async fn restore(&mut self, bytes: Vec<u8>) -> std::result::Result<Session, JsValue> {
+        let (session, note) = session::Session::restore(&mut self.engine, &bytes).await.map_err(thrown)?;
+        Ok(Session { session, stream: None, last: vec![], note: String::from_utf8_lossy(&note).into_owned() })
+    }
+
+    /// Waits until the device has done all that it was given.
+    ///
+    /// # Errors
+    /// As [`engine::Engine::wait`].
+    pub async fn wait(&mut self) -> std::result::Result<(), JsValue> {
+        self.engine.wait().await.map_err(thrown)
     }
 }
 
@@ -88,16 +129,18 @@ pub struct Session {
     stream: Option<TextStream>,
     /// What the last call generated.
     last: Vec<Piece>,
+    /// What a restored stream was saved with.
+    note: String,
 }
 
 #[wasm_bindgen]
 impl Session {
-    /// Goes on with this text.
+    /// Goes on with these tokens.
     ///
     /// # Errors
-    /// As [`stream::append_text`].
-    pub async fn append(&mut self, engine: &mut Engine, text: String) -> std::result::Result<(), JsValue> {
-        stream::append_text(&mut engine.engine, &mut self.session, &text).await.map_err(thrown)
+    /// As [`session::Session::append`].
+    pub async fn push(&mut self, engine: &mut Engine, ids: Vec<u32>) -> std::result::Result<(), JsValue> {
+        self.session.append(&mut engine.engine, &ids).await.map_err(thrown)
     }
 
     /// Begins to generate. `request`: JSON as `Sampling` in `www/src/protocol.ts`.
@@ -135,7 +178,13 @@ impl Session {
     #[wasm_bindgen(js_name = clone)]
     pub async fn copy(&mut self, engine: &mut Engine) -> std::result::Result<Self, JsValue> {
         let session = self.session.try_clone(&mut engine.engine).await.map_err(thrown)?;
-        Ok(Self { session, stream: None, last: vec![] })
+        Ok(Self { session, stream: None, last: vec![], note: String::new() })
+    }
+
+    /// Why the generation ended, `length`, `eos` or `stop`; nothing while it runs.
+    #[wasm_bindgen(getter)]
+    pub fn ended(&self) -> Option<String> {
+        Some(self.stream.as_ref()?.ended()?.name().into())
     }
 
     /// Forgets the last tokens, as if they had never been generated.
@@ -145,6 +194,26 @@ impl Session {
     #[wasm_bindgen(js_name = takeBack)]
     pub fn take_back(&mut self, tokens: u32) -> std::result::Result<(), JsValue> {
         self.session.take_back(tokens).map_err(thrown)
+    }
+
+    /// The stream as bytes, with a note for whoever restores it.
+    ///
+    /// # Errors
+    /// As [`session::Session::save`].
+    pub async fn save(&mut self, engine: &mut Engine, note: String) -> std::result::Result<Vec<u8>, JsValue> {
+        self.session.save(&mut engine.engine, note.as_bytes()).await.map_err(thrown)
+    }
+
+    /// The note that a restored stream was saved with.
+    #[wasm_bindgen(getter)]
+    pub fn note(&self) -> String {
+        self.note.clone()
+    }
+
+    /// Tokens at the start of the stream that stay for ever.
+    #[wasm_bindgen(getter)]
+    pub fn sinks(&self) -> u32 {
+        self.session.sinks()
     }
 
     /// Tokens of the stream so far.
@@ -157,12 +226,6 @@ impl Session {
     #[wasm_bindgen(getter)]
     pub fn evicted(&self) -> f64 {
         self.session.evicted() as f64
-    }
-
-    /// Tokens that the model still sees.
-    #[wasm_bindgen(getter)]
-    pub fn cached(&self) -> u32 {
-        self.session.cached()
     }
 }
 
@@ -228,6 +291,78 @@ async fn generate(engine: &mut Engine, all: &mut [&mut Session], count: u32) -> 
     Ok(texts.collect())
 }
 
+/// A conversation in a stream.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Chat {
+    chat: chat::Chat,
+}
+
+#[wasm_bindgen]
+impl Chat {
+    /// Puts what the user says into the stream; if an answer is wanted, up to where it begins.
+    ///
+    /// # Errors
+    /// As [`chat::Chat::ask`].
+    pub async fn turn(
+        &mut self,
+        engine: &mut Engine,
+        session: &mut Session,
+        text: String,
+        wants_answer: bool,
+    ) -> std::result::Result<(), JsValue> {
+        let (engine, session) = (&mut engine.engine, &mut session.session);
+        let turn = match wants_answer {
+            true => self.chat.ask(engine, session, &text).await,
+            false => self.chat.tell(engine, session, &text).await,
+        };
+        turn.map_err(thrown)
+    }
+
+    /// Texts that end an answer, besides the model's end tokens.
+    pub fn stop(&self) -> Vec<String> {
+        self.chat.stop()
+    }
+
+    /// Where it stands, for a snapshot of its session.
+    pub fn state(&self) -> String {
+        self.chat.state().to_string()
+    }
+
+    /// Goes on where a snapshot was taken.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] for what is no JSON.
+    pub fn resume(&mut self, state: &str) -> std::result::Result<(), JsValue> {
+        self.chat.resume(&json::parse(state).map_err(thrown)?);
+        Ok(())
+    }
+}
+
+/// SHA-256 of bytes that come piece by piece: the browser's own takes them all at once.
+#[wasm_bindgen]
+#[derive(Debug, Default)]
+pub struct Sha256(sha2::Sha256);
+
+#[wasm_bindgen]
+impl Sha256 {
+    /// Of nothing so far.
+    #[wasm_bindgen(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes more bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        sha2::Digest::update(&mut self.0, bytes);
+    }
+
+    /// The hash in hexadecimal.
+    pub fn finish(self) -> String {
+        sha2::Digest::finalize(self.0).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 /// The class that the page sees, by its name.
 fn thrown(error: Error) -> JsValue {
     let name = match error {
@@ -241,82 +376,4 @@ fn thrown(error: Error) -> JsValue {
     let thrown = js_sys::Error::new(&error.to_string());
     thrown.set_name(name);
     thrown.into()
-}
-
-fn parse_settings(json: &str) -> Result<Settings> {
-    let json = Fields::parse(json)?;
-    let defaults = Settings::default();
-    Ok(Settings {
-        device: json
-            .one_of("device", &[("auto", Device::Auto), ("gpu", Device::Gpu), ("cpu", Device::Cpu)])?
-            .unwrap_or_default(),
-        attention: json.one_of("attention", &Attention::ALL.map(|mode| (mode.name(), mode)))?,
-        sinks: json.u32("sinks")?,
-        window: json.u32("window")?,
-        chunk: json.u32("chunk")?.unwrap_or(defaults.chunk),
-        streams: json.u32("streams")?.unwrap_or(defaults.streams),
-        cache: json.one_of("cache", &[("f16", CacheType::F16), ("f32", CacheType::F32)])?.unwrap_or(defaults.cache),
-        ..defaults
-    })
-}
-
-fn parse_request(json: &str) -> Result<Request> {
-    let json = Fields::parse(json)?;
-    let defaults = Sampling::default();
-    let sampling = Sampling {
-        temperature: json.f32("temperature")?.unwrap_or(defaults.temperature),
-        top_k: json.u32("topK")?.unwrap_or(defaults.top_k),
-        top_p: json.f32("topP")?.unwrap_or(defaults.top_p),
-        min_p: json.f32("minP")?.unwrap_or(defaults.min_p),
-        logprobs: json.flag("logprobs"),
-        seed: json.u32("seed")?.unwrap_or_else(|| (js_sys::Math::random() * f64::from(u32::MAX)) as u32),
-        ..defaults
-    };
-    // Without a limit the stream has no end, unless the caller waits for the end of the reply.
-    let limit = if json.flag("untilEnd") { u64::MAX } else { 0 };
-    let max_tokens = json.u32("maxTokens")?.map_or(limit, u64::from);
-    Ok(Request { sampling, max_tokens, ignore_eos: false, stop: json.texts("stop")? })
-}
-
-/// The fields of a JSON object; each may be missing.
-struct Fields(Value);
-
-impl Fields {
-    fn parse(json: &str) -> Result<Self> {
-        serde_json::from_str(json).map(Self).map_err(|error| Error::Settings(error.to_string()))
-    }
-
-    fn read<T>(&self, name: &str, expected: &str, read: impl FnOnce(&Value) -> Option<T>) -> Result<Option<T>> {
-        match &self.0[name] {
-            Value::Null => Ok(None),
-            value => read(value).map(Some).ok_or_else(|| Error::Settings(format!("{name}: {value} is not {expected}"))),
-        }
-    }
-
-    fn u32(&self, name: &str) -> Result<Option<u32>> {
-        self.read(name, "a whole number from 0 to 4294967295", |value| value.as_u64()?.try_into().ok())
-    }
-
-    fn f32(&self, name: &str) -> Result<Option<f32>> {
-        self.read(name, "a number", |value| value.as_f64().map(|value| value as f32))
-    }
-
-    fn flag(&self, name: &str) -> bool {
-        self.0[name] == true
-    }
-
-    fn texts(&self, name: &str) -> Result<Vec<String>> {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let texts = |value: &Value| match value {
-            Value::Array(values) => values.iter().map(text).collect(),
-            value => text(value).map(|text| vec![text]),
-        };
-        Ok(self.read(name, "a text or a list of texts", texts)?.unwrap_or_default())
-    }
-
-    fn one_of<T: Clone>(&self, name: &str, known: &[(&str, T)]) -> Result<Option<T>> {
-        let names = known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        let find = |value: &Value| known.iter().find(|(name, _)| value == name).map(|(_, known)| known.clone());
-        self.read(name, &format!("one of {names}"), find)
-    }
 }

@@ -18,7 +18,7 @@ use sinkstream::chat::Wishes;
 use sinkstream::engine::{Device, Engine, Settings};
 use sinkstream::gguf::{ArrayValue, Value};
 use sinkstream::tokenizer::Special;
-use sinkstream::{Chat, Sampling, Session, Source};
+use sinkstream::{Chat, Message, Sampling, Session, Source};
 
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}\
     {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
@@ -102,7 +102,7 @@ fn every_token_of_a_conversation_is_in_the_stream_once() {
     let tokenizer = engine.tokenizer().unwrap();
     let encode = |text: &str| tokenizer.encode(text, Special::Parse).unwrap();
     assert_eq!(encode("<|im_start|>a<|im_end|>"), [IM_START, 3 + u32::from(b'a'), IM_END]);
-    let wishes = Wishes { system: "Be brief.".into(), ..Wishes::default() };
+    let wishes = Wishes { initial: vec![Message::new("system", "Be brief.")], ..Wishes::default() };
     let mut chat = Chat::new(engine.chat_template().unwrap(), wishes);
     let mut session = engine.session();
     let mut stream = encode("<|im_start|>system\nBe brief.<|im_end|>\n");
@@ -139,10 +139,53 @@ fn every_token_of_a_conversation_is_in_the_stream_once() {
 }
 
 #[test]
+fn examples_are_pinned_with_the_system_prompt_and_what_is_told_wants_no_answer() {
+    let mut engine = load(CHATML, 300);
+    let tokenizer = engine.tokenizer().unwrap();
+    let encode = |text: &str| tokenizer.encode(text, Special::Parse).unwrap();
+    let initial = vec![Message::new("system", "S"), Message::new("user", "2 + 2?"), Message::new("assistant", "4")];
+    let wishes = Wishes { initial, pin_initial: true, ..Wishes::default() };
+    let mut chat = Chat::new(engine.chat_template().unwrap(), wishes);
+    let mut session = engine.session();
+    let said = |role: &str, text: &str| format!("<|im_start|>{role}\n{text}<|im_end|>\n");
+    let opening = said("system", "S") + &said("user", "2 + 2?") + &said("assistant", "4");
+    let mut stream = opening.clone();
+    for (n, (text, wants_answer)) in
+        [("a", false), ("b", false), ("c", true), ("d", false), ("e", true)].into_iter().enumerate()
+    {
+        if n == 3 {
+            // The answer to c, and its end.
+            block_on(session.append(&mut engine, &encode("x<|im_end|>"))).unwrap();
+            stream += "x<|im_end|>\n";
+        }
+        match wants_answer {
+            true => block_on(chat.ask(&mut engine, &mut session, text)).unwrap(),
+            false => block_on(chat.tell(&mut engine, &mut session, text)).unwrap(),
+        }
+        stream += &said("user", text);
+        stream += if wants_answer { "<|im_start|>assistant\n" } else { "" };
+        assert_eq!(session.position(), encode(&stream).len() as u64, "{text}");
+        assert_eq!(session.sinks() as usize, encode(&opening).len());
+        if n == 1 {
+            // A saved conversation knows that it waits for no answer.
+            let state = chat.state();
+            chat.reset();
+            chat.resume(&state);
+        }
+    }
+    let wanted = answer(&mut engine, &mut session, 7);
+    let mut fresh = engine.session();
+    fresh.pin(encode(&opening).len() as u32).unwrap();
+    block_on(fresh.append(&mut engine, &encode(&stream))).unwrap();
+    assert_eq!(answer(&mut engine, &mut fresh, 7), wanted);
+}
+
+#[test]
 fn a_pinned_system_prompt_outlives_its_window() {
     for (pin_system, evict_turns) in [(true, false), (true, true), (false, true)] {
         let mut engine = load(CHATML, 98);
-        let wishes = Wishes { system: "Pinned-up-prompt".into(), pin_system, evict_turns };
+        let initial = vec![Message::new("system", "Pinned-up-prompt")];
+        let wishes = Wishes { initial, pin_initial: pin_system, evict_turns, ..Wishes::default() };
         let mut chat = Chat::new(engine.chat_template().unwrap(), wishes);
         let mut session = engine.session();
         let mut jumps = 0;
@@ -157,11 +200,12 @@ fn a_pinned_system_prompt_outlives_its_window() {
         assert_eq!(session.sinks(), if pin_system { head } else { 2 });
         assert_eq!(session.sinks() + session.window(), 100, "the cache keeps its size");
         assert!(session.evicted() > 100);
-        assert_eq!(chat.system_in_place(&session), Some(pin_system));
+        assert_eq!(chat.initial_in_place(&session), Some(pin_system));
         assert_eq!(jumps > 5, evict_turns, "{jumps} turns left");
     }
     let mut engine = load(CHATML, 20);
-    let wishes = Wishes { system: "Longer-than-the-cache.".into(), pin_system: true, evict_turns: false };
+    let initial = vec![Message::new("system", "Longer-than-the-cache.")];
+    let wishes = Wishes { initial, pin_initial: true, ..Wishes::default() };
     let mut chat = Chat::new(engine.chat_template().unwrap(), wishes);
     let mut session = engine.session();
     let line = block_on(chat.ask(&mut engine, &mut session, "x")).unwrap_err().to_string();

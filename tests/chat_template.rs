@@ -67,8 +67,8 @@ fn turns_put_together_are_the_whole_conversation() {
         for (n, question) in questions.into_iter().enumerate() {
             messages.push(said("user", question));
             stream += &match n {
-                0 => template.opening(&messages).unwrap().text,
-                _ => template.turn(question).unwrap().text,
+                0 => template.opening(&[], &messages, true).unwrap().text,
+                _ => template.turn(question, true).unwrap().text,
             };
             assert_eq!(stream, template.render(&messages, true).unwrap(), "{name}, question {n}");
             let answer = ["Four.", "Yes, so it is: A", "No"][n % 3];
@@ -83,13 +83,13 @@ fn turns_put_together_are_the_whole_conversation() {
 fn what_was_said_stays_where_a_template_would_write_the_past_anew() {
     let golden = golden();
     let template = compile(&golden, "qwen-3");
-    let turn = template.turn("And now?").unwrap();
+    let turn = template.turn("And now?", true).unwrap();
     assert_eq!(turn.text, "<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n");
     assert_eq!(&turn.text[..turn.head], "<|im_end|>\n", "the head closes the answer");
     let template = compile(&golden, "mistral-v3");
-    let opening = template.opening(&[said("system", "Be brief."), said("user", "Hello")]).unwrap();
+    let opening = template.opening(&[said("system", "Be brief.")], &[said("user", "Hello")], true).unwrap();
     assert_eq!(opening.text, "<s>[INST] Be brief.\n\nHello[/INST]");
-    assert_eq!(template.turn("More").unwrap().text, "</s>[INST] More[/INST]", "the system prompt comes once");
+    assert_eq!(template.turn("More", true).unwrap().text, "</s>[INST] More[/INST]", "the system prompt comes once");
 }
 
 #[test]
@@ -109,11 +109,15 @@ fn the_head_of_an_opening_is_the_system_prompt() {
              Today Date: 26 Jul 2024\n\nBe brief.<|eot_id|>",
         ),
     ] {
-        let opening = compile(&golden, name).opening(&asked).unwrap();
+        let opening = compile(&golden, name).opening(&asked[..1], &asked[1..], true).unwrap();
         assert_eq!(&opening.text[..opening.head], wanted, "{name}");
-        assert_eq!(compile(&golden, name).opening(&asked[1..]).unwrap().head, 0, "{name} without system prompt");
+        assert_eq!(
+            compile(&golden, name).opening(&[], &asked[1..], true).unwrap().head,
+            0,
+            "{name} without system prompt"
+        );
     }
-    let refused = compile(&golden, "gemma-2").opening(&asked).unwrap_err().to_string();
+    let refused = compile(&golden, "gemma-2").opening(&asked[..1], &asked[1..], true).unwrap_err().to_string();
     assert_eq!(refused, "the model's chat template: System role not supported");
 }
 

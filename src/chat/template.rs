@@ -137,37 +137,36 @@ impl ChatTemplate {
             .map_err(refused)
     }
 
-    /// The beginning of a conversation, up to where the answer begins. Its head is the system prompt, if the first
-    /// message is one: what the template writes before the first word of the user, without the user's own header if
-    /// the system prompt stands alone too.
+    /// The beginning of a conversation: `initial` messages, a system prompt above all, and what is `said` then; with
+    /// `wants_answer` up to where the answer begins. Its head is the initial messages: all that the template writes before
+    /// the first word of what is said, without the header of that if the initial messages stand alone too.
     ///
     /// # Errors
     /// As [`Self::render`].
-    pub fn opening(&self, messages: &[Message]) -> Result<Part> {
-        let text = self.render(messages, true)?;
-        let head = match messages.first() {
-            Some(system) if system.role == "system" => self.system_head(&text, system)?,
-            _ => 0,
+    pub fn opening(&self, initial: &[Message], said: &[Message], wants_answer: bool) -> Result<Part> {
+        let text = self.render(&[initial, said].concat(), wants_answer)?;
+        let head = match initial.last() {
+            Some(last) => self.initial_head(&text, initial, last.content.trim())?,
+            None => 0,
         };
         Ok(Part { text, head })
     }
 
-    fn system_head(&self, text: &str, system: &Message) -> Result<usize> {
-        let said = system.content.trim();
-        let alone = self.render(std::slice::from_ref(system), false).unwrap_or_default(); // some want a question
+    fn initial_head(&self, text: &str, initial: &[Message], said: &str) -> Result<usize> {
+        let alone = self.render(initial, false).unwrap_or_default(); // some want a question
         let head = shared_head(text, &alone);
         if head.contains(said) {
             return Ok(head.len());
         }
         // The template writes it into the user's turn: all that two first questions have in common.
-        let asked = |question: &str| self.render(&[system.clone(), Message::new("user", question)], true);
+        let asked = |question: &str| self.render(&[initial, &[Message::new("user", question)]].concat(), true);
         let (a, b) = (asked("A")?, asked("B")?);
         let head = shared_head(&a, &b);
         Ok(if text.starts_with(head) && head.contains(said) { head.len() } else { 0 })
     }
 
     /// What goes into a stream for a further question, behind an answer: what closes the answer (the head), the
-    /// question, and all up to where the next answer begins.
+    /// question, and with `wants_answer` all up to where the next answer begins.
     ///
     /// The past is in the stream already and never rendered again. The text is taken from a conversation of three
     /// messages, `user, assistant, user`: all that stands behind the assistant's words. So it does not matter that some
@@ -176,11 +175,11 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// As [`Self::render`]; [`Error::Template`] if it does not show what the assistant said.
-    pub fn turn(&self, user: &str) -> Result<Part> {
+    pub fn turn(&self, user: &str, wants_answer: bool) -> Result<Part> {
         let past = [Message::new("user", "A"), Message::new("assistant", ANSWER)];
         let behind = |text: String| text.split_once(ANSWER).map(|(_, behind)| behind.to_owned());
         let missing = || Error::Template("it does not show what the assistant said".into());
-        let text = behind(self.render(&[&past[..], &[Message::new("user", user)]].concat(), true)?);
+        let text = behind(self.render(&[&past[..], &[Message::new("user", user)]].concat(), wants_answer)?);
         let text = text.ok_or_else(missing)?;
         // A template may refuse a conversation that ends with an answer; then the turn begins where the answer ends.
         let closing = self.render(&past, false).ok().and_then(behind).unwrap_or_default();

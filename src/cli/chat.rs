@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sinkstream::chat::Wishes;
 use sinkstream::platform::seconds;
 use sinkstream::stream::{Request, StopReason, TextStream};
-use sinkstream::{Chat, Engine, Error, Result, Session};
+use sinkstream::{Chat, Engine, Error, Message, Result, Session};
 
 use super::args::{AttentionArg, ChatArgs, EvictArg, wrong_usage};
 use super::generate::BURST;
@@ -41,8 +41,14 @@ pub(crate) fn run(args: &ChatArgs) -> Outcome {
         eprintln!("sinkstream: seed {seed}");
     }
     let wishes = Wishes {
-        system: args.system.clone().unwrap_or_default(),
-        pin_system: args.pin_system,
+        initial: args
+            .system
+            .iter()
+            .filter(|system| !system.is_empty())
+            .map(|system| Message::new("system", system))
+            .collect(),
+        pin_initial: args.pin_system,
+        history: vec![],
         evict_turns: args.evict == EvictArg::Turn,
     };
     let chat = Chat::new(template, wishes);
@@ -198,7 +204,7 @@ impl Talk {
             "sinks": self.session.sinks(),
             "window": self.session.window(),
             "memory_bytes": self.engine.bytes(),
-            "system_prompt_in_place": self.chat.system_in_place(&self.session),
+            "system_prompt_in_place": self.chat.initial_in_place(&self.session),
             "tokens_per_second": self.rate,
         })
     }
@@ -206,7 +212,7 @@ impl Talk {
     /// Where the stream stands, for a person.
     fn describe(&self) -> String {
         let session = &self.session;
-        let system = match self.chat.system_in_place(session) {
+        let system = match self.chat.initial_in_place(session) {
             None => "none",
             Some(true) => "in place",
             Some(false) => "scrolled out",

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::kernel::Access;
 use crate::kernels::matmul::Scratch;
 use crate::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan};
-use crate::platform::{Cores, seconds};
+use crate::platform::{Cores, MOST_BYTES, seconds};
 use crate::quant::Layout;
 
 /// All buffers in memory, as 32-bit words.
@@ -26,6 +26,11 @@ impl CpuExecutor {
     /// # Errors
     /// [`crate::Error::DoesNotFit`] if the memory cannot be had.
     pub fn new(buffers: &Buffers, plans: Vec<Plan>, threads: Option<usize>) -> crate::Result<Self> {
+        let bytes: u64 = buffers.specs().iter().map(|spec| spec.bytes).sum();
+        if bytes > MOST_BYTES {
+            let reason = format!("the CPU executor has room for {MOST_BYTES} bytes here, and {bytes} are needed");
+            return Err(crate::Error::DoesNotFit(reason));
+        }
         let buffers =
             buffers.specs().iter().map(|spec| allocate(&spec.name, spec.bytes)).collect::<crate::Result<_>>()?;
         Ok(Self { buffers, plans, scratch: Scratch::default(), cores: Cores::new(threads)?, landing: vec![] })

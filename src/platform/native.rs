@@ -46,6 +46,9 @@ pub fn vectorised(work: impl Work) {
     pulp::Arch::new().dispatch(Inlined(work));
 }
 
+/// Most bytes that an executor may hold in memory: the system says when there is no more.
+pub const MOST_BYTES: u64 = u64::MAX;
+
 /// Seconds since some fixed moment.
 pub fn seconds() -> f64 {
     use std::sync::LazyLock;

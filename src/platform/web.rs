@@ -32,6 +32,9 @@ impl Cores {
     }
 }
 
+/// Most bytes that an executor may hold in memory: addresses have 32 bits, and 1 GiB of them is for all else.
+pub const MOST_BYTES: u64 = 3 << 30;
+
 /// Runs `work`: the module is compiled with SIMD128 throughout.
 #[inline(always)]
 pub fn vectorised(work: impl Work) {

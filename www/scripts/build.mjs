@@ -4,7 +4,7 @@
 //   node scripts/build.mjs checks    the module of the browser tests too (target/checks/)
 
 import { execFileSync } from "node:child_process";
-import { mkdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { copyFileSync, mkdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -39,5 +39,6 @@ wasm(["--package", "sinkstream", "--lib", "--no-default-features"], "sinkstream"
 optimise(join(pkg, "sinkstream_bg.wasm"));
 rmSync(join(www, "dist"), { recursive: true, force: true });
 run(process.execPath, [join(www, "node_modules/typescript/bin/tsc"), "--project", "."], www);
+for (const licence of ["LICENSE-MIT", "LICENSE-APACHE"]) copyFileSync(join(root, licence), join(www, licence));
 run(process.execPath, [join(www, "node_modules/vite/bin/vite.js"), "build", "--logLevel", "warn"], www);
 if (process.argv[2] === "checks") wasm(["--package", "browser-checks"], "checks", join(target, "checks"));

@@ -1,8 +1,9 @@
-// The messages between the page and the worker that owns the engine.
+// The messages between a page and the host that owns the engine: in a worker, a shared worker, or the page itself.
 //
-// Requests carry a number and are worked off one at a time, in order; each ends with exactly one `done` or `error`.
-// A generation sends `pieces` on its way. The page answers with `taken` (how many tokens it has handed on: the worker
-// computes only a little ahead of that) and, to end it early, with `stop` (the tokens beyond are taken back).
+// Each request carries a number and ends with exactly one `done` or `error`. Requests of one session are worked off in
+// order, sessions run side by side. A generation sends `pieces` on its way; the page answers with `taken` (how many
+// tokens it has handed on: the host computes only a little ahead of that). `stop` ends any request early; of a
+// generation, the tokens beyond those taken are taken back.
 
 import type { ErrorMessage } from "./errors.js";
 
@@ -10,18 +11,26 @@ export type Device = "auto" | "gpu" | "cpu";
 export type Attention = "streaming" | "window" | "dense" | "recompute" | "infini";
 export type CacheType = "f16" | "f32";
 
-/** Settings of `Engine.load`; what is left out follows the model. */
+/** How a model is run; what is left out follows the model. */
 export interface Settings {
+  /** `auto`: a real GPU if there is one, else the CPU; `gpu`: any WebGPU adapter, never the CPU; `cpu`: never WebGPU. */
   device?: Device | undefined;
   attention?: Attention | undefined;
+  /** Tokens at the start of the stream that stay for ever. */
   sinks?: number | undefined;
+  /** The most recent earlier tokens that stay. */
   window?: number | undefined;
+  /** Most tokens of one step of prefill. */
   chunk?: number | undefined;
-  cache?: CacheType | undefined;
+  /** Sessions that the device holds at once (1); more wait in memory, which takes time when they go on. */
+  streams?: number | undefined;
+  /** Number type of the cache of keys and values; `cache` of `Engine.load` is where downloads stay. */
+  cacheType?: CacheType | undefined;
 }
 
 /** How to choose tokens, and when to stop. Defaults are llama.cpp's; the seed is random. */
 export interface Sampling {
+  /** 0 is greedy. */
   temperature?: number | undefined;
   topK?: number | undefined;
   topP?: number | undefined;
@@ -33,44 +42,91 @@ export interface Sampling {
   stop?: string | string[] | undefined;
 }
 
-/** What an engine says of itself. Sizes in bytes. */
-export interface Info {
+/** One message of a conversation. */
+export interface Message {
+  role: "system" | "user" | "assistant";
+  content: string;
+}
+
+/** How a conversation begins. */
+export interface Conversation {
+  /** These never leave the cache. */
+  initialPrompts: Message[];
+  /** What was said after them. */
+  history: Message[];
+}
+
+/** What a model needs, from its header alone. Sizes in bytes. */
+export interface MemoryPlan {
   model: string;
-  executor: "gpu" | "cpu";
-  /** The GPU's name, or what the CPU executor runs on. */
-  adapter: string;
   attention: Attention;
   sinks: number;
   window: number;
+  /** Sessions that the device holds at once. */
+  streams: number;
   vocab_size: number;
+  /** Weights as they lie on the device. */
   weights_bytes: number;
+  /** The cache of keys and values, for ever. */
   kv_bytes: number;
   /** Of the compressive memory, in the mode `infini`. */
   memory_bytes: number;
   work_bytes: number;
 }
 
-/** How far loading has come. */
+/** What `Engine.estimate` says of a file. */
+export interface Estimate extends MemoryPlan {
+  /** Bytes of the file, which is what a download takes; undefined if the server does not say. */
+  file_bytes: number | undefined;
+}
+
+/** What an engine says of itself. */
+export interface Info extends MemoryPlan {
+  executor: "gpu" | "cpu";
+  /** The GPU's name, or what the CPU executor runs on. */
+  adapter: string;
+  /** Other pages of this site use the same engine, or may. */
+  shared: boolean;
+}
+
+/** How far loading has come. Where a model is downloaded, `download` and `model` go side by side. */
 export interface Progress {
-  /** `engine`: the program itself is fetched and compiled; `model`: the model is read. */
-  phase: "engine" | "model";
+  /**
+   * `waiting`: another page downloads the same file, and is waited for; `engine`: the program itself is fetched and
+   * compiled; `download`: bytes of the file that are here; `model`: bytes of tensors that are on the device.
+   */
+  phase: "waiting" | "engine" | "download" | "model";
   /** Bytes so far. */
   loaded: number;
   /** Bytes in all; undefined if not known. */
   total: number | undefined;
 }
 
-/** Where a model comes from, as it travels to the worker. */
+/** Where a model comes from, as it travels to the host. */
 export type ModelBytes = string | Blob | ArrayBuffer | ReadableStream<Uint8Array>;
 
-export type Request =
-  | { id: number; op: "load"; model: ModelBytes; settings: Settings }
-  | { id: number; op: "createSession"; session: number }
-  | { id: number; op: "append"; session: number; text: string }
-  | { id: number; op: "generate"; session: number; text: string; sampling: Sampling; untilEnd: boolean }
-  | { id: number; op: "destroySession"; session: number };
+/** How a model gets here. */
+export interface Source {
+  model: ModelBytes;
+  cache: "opfs" | "none";
+  sha256?: string | undefined;
+}
 
-/** To the generation with this number, while it runs. */
+export type Request =
+  | { id: number; op: "load"; source: Source; settings: Settings }
+  | { id: number; op: "estimate"; source: Source; settings: Settings }
+  | { id: number; op: "createSession"; session: number; conversation: Conversation | undefined }
+  | { id: number; op: "append"; session: number; text: string }
+  | { id: number; op: "generate"; session: number; text: string | undefined; sampling: Sampling; untilEnd: boolean; logprobs: boolean }
+  | { id: number; op: "countTokens"; session: number; text: string }
+  | { id: number; op: "clone"; session: number; copy: number }
+  | { id: number; op: "save"; session: number }
+  | { id: number; op: "restore"; session: number; bytes: Blob }
+  | { id: number; op: "destroySession"; session: number }
+  | { id: number; op: "loseDevice" }
+  | { id: number; op: "close" };
+
+/** To the request with this number, while it runs; `stop` says how many tokens of a generation stay. */
 export type Control = { id: number; op: "taken"; tokens: number } | { id: number; op: "stop"; tokens: number };
 
 /** Where a session stands. */
@@ -79,13 +135,38 @@ export interface State {
   position: number;
   /** Tokens that left the cache. */
   evicted: number;
-  /** Tokens that the model still sees. */
-  cached: number;
+  /** Tokens at the start that stay for ever. */
+  sinks: number;
+}
+
+/** What the device was given since the model was loaded. */
+export interface Counts {
+  /** Dispatches; 0 on the CPU. */
+  dispatches: number;
+  /** How often a lost device was replaced. */
+  recoveries: number;
+}
+
+/** Why a generation ended. */
+export type EndReason = "length" | "eos" | "stop";
+
+/** What a request gives, by its kind. */
+export interface Result {
+  info?: Info;
+  estimate?: Estimate;
+  count?: number;
+  bytes?: Blob;
+  ended?: EndReason;
+  /** Tokens that the text of a generation made. */
+  prompt_tokens?: number;
 }
 
 export type Reply =
   | { id: number; type: "progress"; progress: Progress }
-  /** The text of one token each, possibly empty: a character may take several tokens. `position`: after the last one. */
-  | { id: number; type: "pieces"; pieces: string[]; position: number; dispatches: number }
-  | { id: number; type: "done"; info?: Info; state?: State }
+  /**
+   * The text of one token each, possibly empty: a character may take several tokens; their log-probabilities, if asked
+   * for. `state`: after the last one.
+   */
+  | { id: number; type: "pieces"; pieces: string[]; logprobs: number[]; state: State; counts: Counts }
+  | { id: number; type: "done"; result: Result; state?: State; counts: Counts }
   | { id: number; type: "error"; error: ErrorMessage; state?: State };

@@ -40,12 +40,14 @@ const launchers = {
 /** Starts a browser; `webgpu: false` for one without. Close it with `close()`. */
 export async function launch(name, { webgpu = true } = {}) {
   const browser = await launchers[name](webgpu);
+  // Pages of one browser share its storage, like tabs.
+  const context = name === "chromium" ? await browser.newContext() : browser;
   return {
     version: await browser.version(),
     close: () => browser.close(),
     /** A new page, and what it complained about. */
     async open(url) {
-      const page = await browser.newPage();
+      const page = await context.newPage();
       const complaints = [];
       page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
       page.on("pageerror", (error) => complaints.push(String(error)));

@@ -6,19 +6,20 @@ import { createServer } from "node:http";
 import { dirname, extname, join, normalize, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const www = dirname(dirname(fileURLToPath(import.meta.url)));
+export const www = dirname(dirname(fileURLToPath(import.meta.url)));
 const root = dirname(www);
 export const target = process.env.CARGO_TARGET_DIR ?? join(root, "target");
 /** Other people's models and vectors; not part of the project. */
 export const sharedData = resolve(root, "../shared/data");
 
 /** Folders by the first part of the address. */
-const folders = {
+export const folders = {
   site: join(www, "site"),
   counted: join(www, "site"),
   dist: join(www, "dist"),
   pkg: join(www, "pkg"),
   checks: join(target, "checks"),
+  installed: join(target, "installed"),
   golden: join(root, "tests/golden"),
   models: join(root, "models"),
   shared: sharedData,
@@ -68,14 +69,24 @@ channel.onmessage = ({ data }) => data === "how much?" && channel.postMessage({ 
 `;
 
 /**
- * Serves until closed; what is there only as `.xz` is unpacked. In the address of a file: `?noranges` answers no ranges, `?break=N` breaks every answer off
- * after N bytes, `?slow` waits a second before each 64 KiB, `?status=N` answers with that status.
+ * Serves until closed; what is there only as `.xz` is unpacked. In the address of a file:
+ *
+ * `?noranges` answers no ranges, `?nolength` nor how long it is; `?break=N` breaks every answer off after N bytes, `?stall=N`
+ * lets the first two of them hang there; `?slow` waits a second before each 64 KiB; `?longer=N` announces N bytes more than
+ * there are; `?corrupt=N` turns bit 0 of byte N over; `?changes` gives every answer another version; `?status=N` answers
+ * with that status. Under `/safe/` everything comes with a strict content security policy. While `offline` is set, nobody is
+ * answered at all.
  */
 export async function serve() {
   /** Answered requests, for tests that count them. */
   const requests = [];
+  const state = { offline: false };
+  const stalls = new Map();
   const server = createServer((request, response) => {
-    const { pathname, searchParams } = new URL(request.url, "http://localhost");
+    if (state.offline) return void request.socket.destroy();
+    const address = new URL(request.url, "http://localhost");
+    if (address.pathname.startsWith("/safe/")) response.setHeader("content-security-policy", CSP);
+    const [pathname, { searchParams }] = [address.pathname.replace(/^\/safe\//, "/"), address];
     const [folder, ...rest] = normalize(decodeURIComponent(pathname)).split("/").slice(1);
     if (pathname === "/blank") return void response.setHeader("content-type", types[".html"]).end("<!doctype html><title>test</title><link rel=icon href=data:,>");
     let file = folders[folder] && join(folders[folder], ...rest);
@@ -89,31 +100,7 @@ export async function serve() {
     response.setHeader("content-type", types[extname(file)] ?? "application/octet-stream");
     response.setHeader("cache-control", "no-store");
     if (folder === "counted" && /worker-.*\.js$/.test(file)) return void response.end(counter + readFileSync(file, "utf8"));
-    const size = statSync(file).size;
-    let start = 0;
-    const range = /^bytes=(\d+)-$/.exec(request.headers.range ?? "");
-    if (range && !searchParams.has("noranges")) {
-      start = Number(range[1]);
-      response.writeHead(206, { "content-range": `bytes ${start}-${size - 1}/${size}`, "content-length": size - start });
-    } else {
-      response.writeHead(200, { "content-length": size });
-    }
-    if (searchParams.has("break")) {
-      const end = Math.min(size, start + Number(searchParams.get("break"))) - 1;
-      const part = createReadStream(file, { start, end });
-      part.pipe(response, { end: false });
-      part.on("end", () => (end === size - 1 ? response.end() : setTimeout(() => response.destroy(), 50)));
-    } else if (searchParams.has("slow")) {
-      const stream = createReadStream(file, { start, highWaterMark: 65536 });
-      stream.on("data", (chunk) => {
-        stream.pause();
-        setTimeout(() => response.destroyed || (response.write(chunk), stream.resume()), 1000);
-      });
-      stream.on("end", () => response.end());
-      response.on("close", () => stream.destroy());
-    } else {
-      createReadStream(file, { start }).pipe(response);
-    }
+    answer(file, request, response, searchParams, stalls);
   });
   await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
   const close = () =>
@@ -121,5 +108,46 @@ export async function serve() {
       server.close(closed);
       server.closeAllConnections();
     });
-  return { url: `http://127.0.0.1:${server.address().port}`, requests, close };
+  return { url: `http://127.0.0.1:${server.address().port}`, requests, state, close };
 }
+
+/** What a page may do that wants to be safe: its own scripts, WebAssembly, no eval. */
+const CSP = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src data:";
+
+async function answer(file, request, response, faults, stalls) {
+  const number = (name) => Number(faults.get(name) ?? 0);
+  const size = statSync(file).size;
+  const announced = size + number("longer");
+  response.setHeader("etag", faults.has("changes") ? `"${Math.random()}"` : `"${size}"`);
+  let [start, end, promised] = [0, size, announced];
+  const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
+  if (range && !faults.has("noranges")) {
+    start = Number(range[1]);
+    const last = range[2] === "" ? announced - 1 : Math.min(Number(range[2]), announced - 1);
+    if (start >= size) return void response.writeHead(416).end();
+    [end, promised] = [Math.min(size, last + 1), last + 1];
+    response.writeHead(206, { "content-range": `bytes ${start}-${last}/${announced}`, "content-length": last + 1 - start });
+  } else {
+    response.writeHead(200, faults.has("nolength") ? {} : { "content-length": announced });
+  }
+  const brokenAt = faults.has("break") ? start + number("break") : Infinity;
+  const seen = stalls.get(request.url) ?? 0;
+  const stallAt = faults.has("stall") && seen < 2 ? start + number("stall") : Infinity;
+  const stop = Math.min(end, brokenAt, stallAt);
+  if (stop === stallAt) stalls.set(request.url, seen + 1);
+  let position = start;
+  for await (const chunk of createReadStream(file, { start, end: stop - 1, highWaterMark: 65536 })) {
+    const corrupt = faults.has("corrupt") ? number("corrupt") - position : -1;
+    if (corrupt >= 0 && corrupt < chunk.length) chunk[corrupt] ^= 1;
+    position += chunk.length;
+    if (faults.has("slow")) await pause(1000);
+    if (response.destroyed) return;
+    await new Promise((written) => response.write(chunk, written));
+  }
+  if (stop === stallAt) return; // it hangs
+  if (stop === promised) return void response.end();
+  await pause(50);
+  response.destroy();
+}
+
+const pause = (ms) => new Promise((later) => setTimeout(later, ms));

@@ -3,10 +3,14 @@
 import { after, before, describe } from "node:test";
 import { launch } from "./browsers.mjs";
 import { checkTests } from "./checks.mjs";
+import { installTests } from "./install.mjs";
+import { loadingTests } from "./loading.mjs";
+import { lostTests } from "./lost.mjs";
 import { packageTests } from "./package.mjs";
 import { pageLooksTests } from "./page-looks.mjs";
 import { pageTests } from "./page.mjs";
 import { serve } from "./server.mjs";
+import { sessionsTests } from "./sessions.mjs";
 
 export function suite(name) {
   const setting = { name };
@@ -21,7 +25,11 @@ export function suite(name) {
       await setting.server?.close();
     });
     checkTests(setting);
+    loadingTests(setting);
     packageTests(setting);
+    sessionsTests(setting);
+    lostTests(setting);
+    if (name === "chromium") installTests(setting);
     pageTests(setting);
     pageLooksTests(setting);
   });
