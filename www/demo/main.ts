@@ -11,7 +11,8 @@ import { offerModels } from "./models.ts";
 import { explain, number, size } from "./plain.ts";
 import { addressOf, readChoices, type Choices } from "./settings.ts";
 import { TextView } from "./text.ts";
-import { Writer, type Source, type State } from "./writer.ts";
+import { unpack } from "./snapshot.ts";
+import { Writer, type Beginning, type Source, type State } from "./writer.ts";
 
 /** Tokens in memory when the page opens: few enough to see them turn and be forgotten within seconds. */
 const ROOM = 128;
@@ -20,7 +21,7 @@ const OPENING = "It was a cold evening in November, and";
 
 const $ = <E extends HTMLElement>(id: string): E => document.querySelector<E>(`#${id}`)!;
 const main = document.querySelector("main")!;
-const [run, fresh, send, words] = [$<HTMLButtonElement>("run"), $<HTMLButtonElement>("fresh"), $<HTMLButtonElement>("send"), $<HTMLInputElement>("words")];
+const [run, send, words] = [$<HTMLButtonElement>("run"), $<HTMLButtonElement>("send"), $<HTMLInputElement>("words")];
 
 let choices: Choices;
 let source: Source = bundledModel;
@@ -39,7 +40,7 @@ function onState(state: State): void {
   const isAble = state === "ready" || state === "writing" || state === "full";
   run.textContent = state === "writing" ? "Pause" : "Write on";
   run.disabled = !isAble || state === "full";
-  fresh.disabled = !isAble;
+  for (const id of ["fresh", "save", "restore", "chat"]) $<HTMLButtonElement>(id).disabled = !isAble;
   send.disabled = run.disabled;
   meters.run(state === "writing");
   if (state === "full") {
@@ -71,8 +72,18 @@ function onLoaded(): void {
   main.dataset.executor = info.executor;
   main.dataset.attention = info.attention;
   showMode(info, source === bundledModel);
+  showKind(info.chat_template);
   meters.reset(info);
   notice(hint());
+}
+
+/** A text or a conversation; the latter only with models that have learned to. */
+function showKind(hasTemplate: boolean): void {
+  $("chat").hidden = !hasTemplate;
+  $("chat").setAttribute("aria-pressed", String(choices.chat));
+  $("words-label").textContent = choices.chat ? "Say something" : "Write into the text";
+  words.placeholder = choices.chat ? "Tell me a story" : "A knock at the door";
+  send.textContent = choices.chat ? "Send" : "Insert";
 }
 
 function onError(error: unknown): void {
@@ -93,18 +104,18 @@ function onChange(): void {
   });
 }
 
-function change(chosen: Partial<Choices>, goesOn: boolean): void {
+function change(chosen: Partial<Choices>, beginning: Beginning): void {
   choices = { ...choices, ...chosen };
   const opening = choices.prompt === OPENING ? undefined : choices.prompt;
   history.replaceState(null, "", addressOf({ ...choices, prompt: opening }));
-  writer.load(source, choices, goesOn);
+  writer.load(source, choices, beginning);
 }
 
 function openWith(chosen: Source | undefined, address?: string): void {
   source = chosen ?? bundledModel;
   const own = source === bundledModel;
   const prompt = own ? OPENING : undefined;
-  change({ model: address, sinks: undefined, window: own ? ROOM - 2 : undefined, attention: "streaming", prompt, paused: false }, false);
+  change({ model: address, sinks: undefined, window: own ? ROOM - 2 : undefined, attention: "streaming", prompt, paused: false, chat: false }, "anew");
 }
 
 run.addEventListener("click", () => (writer.state === "writing" ? writer.pause() : writer.write("")));
@@ -112,7 +123,7 @@ $("slow").addEventListener("click", ({ currentTarget }) => {
   writer.isSlow = !writer.isSlow;
   (currentTarget as HTMLElement).setAttribute("aria-pressed", String(writer.isSlow));
 });
-fresh.addEventListener("click", () => writer.restart());
+$("fresh").addEventListener("click", () => writer.restart());
 $("insert").addEventListener("submit", (event) => {
   event.preventDefault();
   if (send.disabled || words.value.trim() === "") return;
@@ -121,6 +132,28 @@ $("insert").addEventListener("submit", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && writer.state === "writing" && !document.querySelector("dialog[open]")) writer.pause();
+});
+$("chat").addEventListener("click", () => change({ chat: !choices.chat, paused: false }, "anew"));
+$("save").addEventListener("click", async () => {
+  const address = URL.createObjectURL(await writer.save());
+  const link = Object.assign(document.createElement("a"), { href: address, download: `sinkstream-${writer.position}.text` });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+});
+$("restore").addEventListener("click", () => $("restore-file").click());
+$("restore-file").addEventListener("change", async ({ target }) => {
+  const input = target as HTMLInputElement;
+  const file = input.files?.[0];
+  input.value = "";
+  if (!file) return;
+  try {
+    const { saved, session } = await unpack(file);
+    const { attention, sinks, window } = saved;
+    if (saved.address !== choices.model) source = saved.address ?? bundledModel;
+    change({ model: saved.address, attention, sinks: attention === "streaming" ? sinks : undefined, window, chat: false, paused: true }, { saved, session });
+  } catch (error) {
+    onError(error);
+  }
 });
 $("share").addEventListener("click", async ({ currentTarget }) => {
   const button = currentTarget as HTMLButtonElement;
@@ -136,10 +169,10 @@ try {
   const isPlain = source === bundledModel && choices.sinks === undefined && choices.window === undefined;
   if (isPlain && choices.attention === "streaming") choices = { ...choices, window: ROOM - 2 };
   if (isPlain && choices.attention === "window") choices = { ...choices, window: ROOM - 1 };
-  offerModes((chosen) => change(chosen, true));
+  offerModes((chosen) => change(chosen, "goOn"));
   offerModels(openWith);
   if (source === bundledModel) choices.prompt ??= OPENING;
-  writer.load(source, choices, false);
+  writer.load(source, choices, "anew");
 } catch (error) {
   onState("error");
   onError(error);

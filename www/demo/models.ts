@@ -1,5 +1,7 @@
 // Another model: a file that is dropped or chosen, or an address. Nothing is fetched before the visitor says so.
 
+import { Engine } from "sinkstream";
+import { explain, number, size } from "./plain.ts";
 import type { Source } from "./writer.ts";
 
 /** Well-known small models of the families that run here: name, quantization, about the size of the file. */
@@ -24,8 +26,7 @@ export function offerModels(load: (source: Source | undefined, address?: string)
   const dropping = $("dropping");
   for (const [name, quantization, megabytes] of KNOWN) {
     const row = $<HTMLTableElement>("known").appendChild(document.createElement("tr"));
-    const size = megabytes < 1000 ? `${megabytes} MB` : `${(megabytes / 1000).toFixed(1)} GB`;
-    for (const text of [name, quantization, size]) row.appendChild(document.createElement("td")).textContent = text;
+    for (const text of [name, quantization, size(1e6 * megabytes)]) row.appendChild(document.createElement("td")).textContent = text;
   }
   const take = (source: Source | undefined, address?: string): void => {
     dialog.close();
@@ -41,11 +42,7 @@ export function offerModels(load: (source: Source | undefined, address?: string)
     input.value = "";
     if (file) take(file);
   });
-  $("address-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const address = $<HTMLInputElement>("address").value;
-    take(address, address);
-  });
+  offerAddress(take);
 
   const hasFile = ({ dataTransfer }: DragEvent): boolean => dataTransfer?.types.includes("Files") ?? false;
   addEventListener("dragover", (event) => {
@@ -60,5 +57,33 @@ export function offerModels(load: (source: Source | undefined, address?: string)
     dropping.hidden = true;
     const file = event.dataTransfer?.files[0];
     if (file) take(file);
+  });
+}
+
+/** An address is looked at first: what the model would need is in its header. Only then it is loaded. */
+function offerAddress(take: (source: Source, address: string) => void): void {
+  const [input, plan, send] = [$<HTMLInputElement>("address"), $("plan"), $("address-send")];
+  let looked = "";
+  const forget = (): void => {
+    [looked, plan.textContent, send.textContent] = ["", "", "Look"];
+  };
+  input.addEventListener("input", forget);
+  $("address-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const address = input.value;
+    if (looked === address) {
+      take(address, address);
+      return forget();
+    }
+    plan.textContent = "Reading its header…";
+    try {
+      const { model, file_bytes, weights_bytes, kv_bytes, work_bytes, sinks, window } = await Engine.estimate(address);
+      if (input.value !== address) return;
+      const download = file_bytes === undefined ? "a download of unknown size" : `a download of ${size(file_bytes)}`;
+      plan.textContent = `${model}: ${download}, then ${size(weights_bytes + kv_bytes + work_bytes)} of memory, of which ${size(kv_bytes)} are keys and values of ${number(sinks + window + 1)} tokens.`;
+      [looked, send.textContent] = [address, "Load"];
+    } catch (error) {
+      if (input.value === address) plan.textContent = explain(error);
+    }
   });
 }

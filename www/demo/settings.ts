@@ -1,6 +1,6 @@
 // What the visitor has chosen, in the address of the page and back: a link shows others the same.
 //
-//     ?device=gpu|cpu ?attention=streaming|window|dense ?sinks=N ?window=N ?temperature=T ?seed=N ?model=URL ?prompt=TEXT ?paused
+//     ?device=gpu|cpu ?attention=streaming|window|dense ?sinks=N ?window=N ?temperature=T ?seed=N ?model=URL ?prompt=TEXT ?paused ?chat
 
 import type { Attention, Device } from "sinkstream";
 
@@ -18,6 +18,8 @@ export interface Choices {
   prompt?: string | undefined;
   /** Does not begin to write by itself. */
   paused: boolean;
+  /** A conversation in the model's template instead of a text that goes on. */
+  chat: boolean;
 }
 
 const devices: readonly Device[] = ["auto", "gpu", "cpu"];
@@ -49,6 +51,7 @@ export function readChoices(search: string): Choices {
     model: query.get("model") ?? undefined,
     prompt: query.get("prompt") ?? undefined,
     paused: query.has("paused"),
+    chat: query.has("chat"),
   };
 }
 
@@ -56,8 +59,8 @@ export function readChoices(search: string): Choices {
 export function addressOf(choices: Choices): string {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(choices)) {
-    if (name === "paused" ? !value : value === undefined || value === "auto" || value === "streaming") continue;
-    query.set(name, name === "paused" ? "" : String(value));
+    if (value === undefined || value === false || value === "auto" || value === "streaming") continue;
+    query.set(name, value === true ? "" : String(value));
   }
   const address = new URL(location.href);
   address.search = query.toString();

@@ -82,10 +82,22 @@ export class TextView {
 
   /** Begins anew with the end of what was there: the model was given its last characters again, as `begin` to `end`. */
   restart(given: string, begin: number, end: number): void {
-    const before = this.tail(given.length + FORGOTTEN_SHOWN).slice(0, -given.length || undefined);
+    this.begin(this.tail(given.length + FORGOTTEN_SHOWN).slice(0, -given.length || undefined), given, begin, end);
+  }
+
+  /** Begins with a text that is forgotten and one that the model sees, `begin` to `end`. */
+  begin(forgotten: string, seen: string, begin: number, end: number): void {
     this.clear();
-    if (before) this.appendWords(before, begin, begin, "model");
-    if (given) this.appendWords(given, begin, end, "model");
+    if (forgotten) this.appendWords(forgotten, begin, begin, "model");
+    if (seen) this.appendWords(seen, begin, end, "model");
+  }
+
+  /** The end of the text, in what the model has forgotten and what it sees. */
+  parts(): { text: string; seen: string } {
+    this.#show();
+    const all = this.tail(FORGOTTEN_SHOWN + this.#shownSeen);
+    const seen = this.#shownSeen === 0 ? "" : all.slice(-this.#shownSeen);
+    return { text: all.slice(0, all.length - seen.length), seen };
   }
 
   clear(): void {

@@ -2,10 +2,13 @@
 
 import { Engine, type Attention, type Progress, type Session } from "sinkstream";
 import type { Choices } from "./settings.ts";
+import { pack, type Saved } from "./snapshot.ts";
 import type { TextView } from "./text.ts";
 
 /** Where a model comes from: an address, or a file of the visitor's. */
 export type Source = string | Blob;
+/** How the text begins with a model just loaded: anew, with the end of the one that is there, or with a saved one. */
+export type Beginning = "anew" | "goOn" | { saved: Saved; session: Blob };
 
 /** `full`: a dense memory has no room left. */
 export type State = "loading" | "ready" | "writing" | "full" | "error";
@@ -38,6 +41,8 @@ export class Writer {
   #queue: Promise<unknown> = Promise.resolve();
   #loads = 0;
   #loading: AbortController | undefined;
+  /** Whether it writes as soon as a model is there. */
+  #goesOn = false;
   #writing: AbortController | undefined;
   #written: Promise<void> = Promise.resolve();
   #surprises: number[] = [];
@@ -89,11 +94,11 @@ export class Writer {
     return Math.exp(this.#surprises.reduce((sum, surprise) => sum + surprise, 0) / this.#surprises.length);
   }
 
-  /** Loads a model. `goesOn`: with the end of the text that is there, in another mode; else the text begins anew. */
-  load(source: Source, choices: Choices, goesOn: boolean): void {
+  /** Loads a model. */
+  load(source: Source, choices: Choices, beginning: Beginning): void {
     this.#loading?.abort();
     const load = ++this.#loads;
-    const wasWriting = this.#state === "writing" || this.#state === "full" || (!goesOn && !choices.paused);
+    this.#goesOn = beginning === "goOn" ? this.#goesOn || this.#state === "writing" || this.#state === "full" : !choices.paused;
     this.#do(async () => {
       await this.#rest();
       if (load !== this.#loads) return;
@@ -110,10 +115,26 @@ export class Writer {
         throw error;
       }
       this.#events.onLoaded(this.#engine);
-      if (goesOn && position > 0) await this.#goOn(position, letters);
+      if (typeof beginning === "object") await this.#restore(beginning);
+      else if (beginning === "goOn" && position > 0 && !choices.chat) await this.#goOn(position, letters);
       else await this.#begin();
       this.#set("ready");
-      if (wasWriting) this.#write("");
+      if (this.#goesOn && !choices.chat) this.#write("");
+      this.#goesOn = false;
+    });
+  }
+
+  /** The text and the memory of its model, as a file. */
+  async save(): Promise<Blob> {
+    return new Promise((resolve) => {
+      this.#do(async () => {
+        const wasWriting = this.#state === "writing";
+        await this.#rest();
+        const { model, attention, sinks, window } = this.#engine!.info;
+        const saved: Saved = { format: "sinkstream page 1", model, attention, sinks, window, before: this.#before, ...this.#view.parts(), address: this.#choices?.model };
+        resolve(pack(saved, await this.#session!.save()));
+        if (wasWriting) this.#write("");
+      });
     });
   }
 
@@ -123,7 +144,7 @@ export class Writer {
       await this.#rest();
       await this.#begin();
       this.#set("ready");
-      this.#write("");
+      if (!this.#choices?.chat) this.#write("");
     });
   }
 
@@ -163,7 +184,7 @@ export class Writer {
   async #begin(): Promise<void> {
     if (!this.#engine) return;
     this.#session?.destroy();
-    this.#session = await this.#engine.createSession();
+    this.#session = await this.#engine.createSession(this.#choices?.chat ? { initialPrompts: [] } : {});
     this.#before = 0;
     this.#surprises = [];
     this.#characters = 0;
@@ -194,6 +215,16 @@ export class Writer {
     this.#view.restart(given, this.#before, this.position);
   }
 
+  async #restore({ saved, session }: { saved: Saved; session: Blob }): Promise<void> {
+    if (saved.model !== this.#engine!.info.model) {
+      throw new RangeError(`This text was written by ${saved.model}, and ${this.#engine!.info.model} is loaded`);
+    }
+    this.#session = await this.#engine!.restore(session);
+    this.#before = saved.before;
+    this.#characters = saved.text.length + saved.seen.length;
+    this.#view.begin(saved.text, saved.seen, this.position - this.cached, this.position);
+  }
+
   #write(words: string): void {
     const session = this.#session;
     if (!session || this.#state === "loading") return;
@@ -206,20 +237,30 @@ export class Writer {
   }
 
   async #run(session: Session, words: string, signal: AbortSignal): Promise<void> {
-    if (words !== "") {
-      const begin = this.position;
-      const text = begin > 0 && !/\s$/.test(this.#view.tail(1)) && !/^\s/.test(words) ? ` ${words}` : words;
-      await session.append(text);
-      this.#characters += text.length;
-      this.#view.appendWords(text, begin, this.position, "reader");
+    const { chat, temperature, seed } = this.#choices ?? {};
+    const sampling = { signal, temperature, seed };
+    if (words === "") return this.#show(session.promptStreaming("", sampling), signal);
+    const begin = this.position;
+    if (chat) {
+      const turn = begin > 0 ? `\n\n${words}` : words;
+      this.#view.appendWords(turn, begin, begin + Math.ceil(words.length / this.#letters()), "reader");
+      this.#view.append("\n\n", this.position, "model");
+      return this.#show(session.promptStreaming(words, sampling), signal);
     }
-    const { temperature, seed } = this.#choices ?? {};
-    for await (const piece of session.promptStreaming("", { signal, temperature, seed })) {
+    const text = begin > 0 && !/\s$/.test(this.#view.tail(1)) && !/^\s/.test(words) ? ` ${words}` : words;
+    await session.append(text);
+    this.#characters += text.length;
+    this.#view.appendWords(text, begin, this.position, "reader");
+    await this.#show(session.promptStreaming("", sampling), signal);
+  }
+
+  async #show(pieces: AsyncIterable<string>, signal: AbortSignal): Promise<void> {
+    for await (const piece of pieces) {
       this.#view.append(piece, this.position, "model");
       this.#characters += piece.length;
       this.#events.onChange();
       if (this.isSlow) await new Promise((later) => setTimeout(later, SLOW_MS));
-      if (document.hidden) await shown();
+      if (document.hidden && !signal.aborted) await shown();
     }
   }
 }

@@ -172,14 +172,83 @@ export function pageTests(setting) {
     await until(page, "the other model", () => /streameval/i.test(document.querySelector("#model").textContent) && document.querySelector("main").dataset.state === "writing");
     await page.click("#choose");
     await page.type("#address", `${setting.server.url}/models/missing.gguf`);
-    await page.click("#address-form button");
-    await state(page, "error").catch(() => {});
-    assert.match(await words(page, "#notice"), /could not be fetched: .*missing\.gguf.*404/s);
+    await page.click("#address-send");
+    await until(page, "an error", () => /could not be fetched: .*missing\.gguf.*404/s.test(document.querySelector("#plan").textContent));
+    await page.evaluate((address) => {
+      const input = document.querySelector("#address");
+      input.value = address;
+      input.dispatchEvent(new Event("input"));
+    }, `${setting.server.url}/models/sinkstream-2m.gguf`);
+    await page.click("#address-send");
+    await until(page, "what it needs", () => /sinkstream-2m: a download of 2\.9 MB, then [\d.]+ MB of memory/.test(document.querySelector("#plan").textContent));
+    await page.click("#address-send");
+    await until(page, "the model from there", () => location.search.includes("model=http") && document.querySelector("main").dataset.state === "writing");
     await page.click("#choose");
     await page.click("#bundled");
     await state(page, "writing");
     assert.match(await words(page, "#model"), /sinkstream/);
     assert.deepEqual(complaints.filter((text) => !/404/.test(text)), []);
+    await page.close();
+  });
+
+  test("a model that is dropped on the page is loaded; what is no model is a clear error", async () => {
+    const { page, complaints } = await open(`?device=cpu&window=40`);
+    await past(page, 20);
+    const drop = (name, address) =>
+      page.evaluate(
+        async ({ name, address }) => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([await (await fetch(address)).blob()], name));
+          for (const kind of ["dragover", "drop"]) document.body.dispatchEvent(new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true }));
+        },
+        { name, address },
+      );
+    await drop("index.html", "/site/index.html");
+    await until(page, "an error", () => document.querySelector("main").dataset.state === "error");
+    assert.match(await words(page, "#notice"), /does not run here: .*Choose another model/s);
+    await drop("streameval.gguf", "/models/streameval.gguf");
+    await until(page, "the other model", () => /streameval/i.test(document.querySelector("#model").textContent) && document.querySelector("main").dataset.state === "writing");
+    assert.equal(await page.evaluate(() => document.querySelector("#dropping").hidden), true);
+    assert.deepEqual(complaints, []);
+    await page.close();
+  });
+
+  test("a text is saved with the memory of its model, and goes on from the file", async () => {
+    const { page, complaints } = await open(`?device=cpu&window=40&seed=2&temperature=0`);
+    await past(page, 100);
+    await pause(page);
+    const before = await shown(page);
+    await page.evaluate(() => {
+      const click = HTMLAnchorElement.prototype.click;
+      window.saved = new Promise((resolve) => {
+        HTMLAnchorElement.prototype.click = function () {
+          HTMLAnchorElement.prototype.click = click;
+          resolve(fetch(this.href).then((answer) => answer.blob()));
+        };
+      });
+      document.querySelector("#save").click();
+    });
+    await page.evaluate(async () => void (window.saved = await window.saved));
+    await page.click("#run");
+    await past(page, Number(before.position) + 50);
+    await pause(page);
+    const first = await shown(page);
+    await page.evaluate(() => {
+      const files = new DataTransfer();
+      files.items.add(new File([window.saved], "saved.text"));
+      const input = document.querySelector("#restore-file");
+      input.files = files.files;
+      input.dispatchEvent(new Event("change"));
+    });
+    await until(page, "the saved text", (position) => document.querySelector("main").dataset.position === position && document.querySelector("main").dataset.state === "ready", before.position);
+    await new Promise((later) => setTimeout(later, 200)); // a frame
+    assert.equal((await shown(page)).text, before.text);
+    await page.click("#run");
+    await past(page, Number(first.position));
+    await pause(page);
+    const again = await shown(page);
+    assert.ok(again.text.startsWith(first.text) || first.text.startsWith(again.text), `the same words come again: ${first.text.slice(-80)} / ${again.text.slice(-80)}`);
+    assert.deepEqual(complaints, []);
     await page.close();
   });
 
