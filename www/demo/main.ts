@@ -119,10 +119,12 @@ function openWith(chosen: Source | undefined, address?: string): void {
 }
 
 run.addEventListener("click", () => (writer.state === "writing" ? writer.pause() : writer.write("")));
-$("slow").addEventListener("click", ({ currentTarget }) => {
-  writer.isSlow = !writer.isSlow;
-  (currentTarget as HTMLElement).setAttribute("aria-pressed", String(writer.isSlow));
-});
+function setSlow(isSlow: boolean): void {
+  writer.isSlow = isSlow;
+  $("slow").setAttribute("aria-pressed", String(isSlow));
+}
+
+$("slow").addEventListener("click", () => setSlow(!writer.isSlow));
 $("fresh").addEventListener("click", () => writer.restart());
 $("insert").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -164,6 +166,7 @@ $("share").addEventListener("click", async ({ currentTarget }) => {
 
 try {
   onState("loading");
+  setSlow(matchMedia("(prefers-reduced-motion: reduce)").matches);
   choices = readChoices(location.search);
   source = choices.model ?? bundledModel;
   const isPlain = source === bundledModel && choices.sinks === undefined && choices.window === undefined;
