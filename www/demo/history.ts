@@ -64,9 +64,9 @@ export function drawWhole(svg: SVGSVGElement, { values }: WholeHistory, words: s
   svg.setAttribute("aria-label", words);
 }
 
-/** Draws the last values on a logarithmic scale from 1 to 1,000, newest at the right, in one colour for each kind. */
+/** Draws the last values on a logarithmic scale from 1 to 300, newest at the right, in one colour for each kind. */
 export function drawRecent(svg: SVGSVGElement, { values }: RecentHistory, words: string): void {
-  const height = (value: number): number => EDGE + (HEIGHT - 2 * EDGE) * (1 - Math.min(Math.max(Math.log10(value) / 3, 0), 1));
+  const height = (value: number): number => EDGE + (HEIGHT - 2 * EDGE) * (1 - Math.min(Math.max(Math.log10(value) / 2.5, 0), 1));
   const lines = new Map<string, string>([...svg.querySelectorAll("path")].map((old) => [old.getAttribute("class")!, ""]));
   const first = 2 * PLACES - values.length;
   values.forEach(({ value, kind }, n) => {

@@ -15,6 +15,8 @@ export type State = "loading" | "ready" | "writing" | "full" | "error";
 
 /** Milliseconds between two tokens for somebody who wants to read them. */
 const SLOW_MS = 90;
+/** The perplexity shown is that of so many tokens. */
+const SURPRISES = 64;
 /** Characters of a token, until it is known better. */
 const USUAL_LETTERS = 3.5;
 
@@ -238,7 +240,7 @@ export class Writer {
 
   async #run(session: Session, words: string, signal: AbortSignal): Promise<void> {
     const { chat, temperature, seed } = this.#choices ?? {};
-    const sampling = { signal, temperature, seed };
+    const sampling = { signal, temperature, seed, logprobs: true };
     if (words === "") return this.#show(session.promptStreaming("", sampling), signal);
     const begin = this.position;
     if (chat) {
@@ -258,6 +260,7 @@ export class Writer {
     for await (const piece of pieces) {
       this.#view.append(piece, this.position, "model");
       this.#characters += piece.length;
+      if (this.#session?.logprob !== undefined && this.#surprises.push(-this.#session.logprob) > SURPRISES) this.#surprises.shift();
       this.#events.onChange();
       if (this.isSlow) await new Promise((later) => setTimeout(later, SLOW_MS));
       if (document.hidden && !signal.aborted) await shown();
