@@ -36,7 +36,7 @@ export class RecentHistory {
 
   push(value: number, kind: string): void {
     this.values.push({ value, kind });
-    if (this.values.length > 2 * PLACES) this.values.shift();
+    if (this.values.length > PLACES) this.values.shift();
   }
 
   clear(): void {
@@ -64,16 +64,16 @@ export function drawWhole(svg: SVGSVGElement, { values }: WholeHistory, words: s
   svg.setAttribute("aria-label", words);
 }
 
-/** Draws the last values on a logarithmic scale from 1 to 300, newest at the right, in one colour for each kind. */
+/** Draws the last values on a logarithmic scale from 1 to 300, in one colour for each kind. */
 export function drawRecent(svg: SVGSVGElement, { values }: RecentHistory, words: string): void {
   const height = (value: number): number => EDGE + (HEIGHT - 2 * EDGE) * (1 - Math.min(Math.max(Math.log10(value) / 2.5, 0), 1));
   const lines = new Map<string, string>([...svg.querySelectorAll("path")].map((old) => [old.getAttribute("class")!, ""]));
-  const first = 2 * PLACES - values.length;
+  const at = (n: number): string => ((n * WIDTH) / (PLACES - 1)).toFixed(1);
   values.forEach(({ value, kind }, n) => {
     const goesOn = values[n - 1]?.kind === kind;
     const before = values[n - 1];
-    const start = goesOn ? "L" : before ? `M${first + n - 1} ${height(before.value).toFixed(1)}L` : "M";
-    lines.set(kind, `${lines.get(kind) ?? ""}${start}${first + n} ${height(value).toFixed(1)}`);
+    const start = goesOn ? "L" : before ? `M${at(n - 1)} ${height(before.value).toFixed(1)}L` : "M";
+    lines.set(kind, `${lines.get(kind) ?? ""}${start}${at(n)} ${height(value).toFixed(1)}`);
   });
   for (const [kind, line] of lines) path(svg, kind).setAttribute("d", line);
   svg.setAttribute("aria-label", words);
