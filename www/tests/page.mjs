@@ -157,6 +157,74 @@ export function pageTests(setting) {
     await page.close();
   });
 
+  test("without the first token perplexity rises, under the text", async () => {
+    const { page, complaints } = await open(`?device=cpu&window=126&seed=4`);
+    /** The mean of what is shown in the next so many tokens. */
+    const perplexity = async (tokens) => {
+      const seen = [];
+      const begin = Number((await shown(page)).position);
+      while (Number((await shown(page)).position) < begin + tokens) {
+        seen.push(Number(await words(page, "#perplexity")));
+        await new Promise((later) => setTimeout(later, 200));
+      }
+      return seen.reduce((sum, value) => sum + value, 0) / seen.length;
+    };
+    await past(page, 300);
+    const pinned = await perplexity(300);
+    await page.click("[value=window] + span");
+    await until(page, "window mode", () => document.querySelector("main").dataset.attention === "window" && document.querySelector("main").dataset.state === "writing");
+    await past(page, Number((await shown(page)).position) + 300);
+    const dropped = await perplexity(300);
+    assert.ok(pinned > 2 && pinned < 30, `${pinned} with the first token`);
+    assert.ok(dropped > 1.5 * pinned, `${dropped} without, ${pinned} with it`);
+    assert.match(await page.evaluate(() => document.querySelector("#perplexity-line").getAttribute("aria-label")), /^Perplexity over time: now [\d.,]+\.$/);
+    assert.deepEqual(complaints, []);
+    await page.close();
+  });
+
+  test("a model with a chat template can be talked to", async () => {
+    const { page, complaints } = await open(`?device=cpu&paused&seed=3`);
+    await state(page, "ready");
+    const hidden = await page.evaluate(() => document.querySelector("#chat").hidden);
+    assert.ok(hidden, "the page's own model has no template");
+    await page.evaluate(async () => {
+      const file = new Uint8Array(await (await fetch("/models/sinkstream-2m.gguf")).arrayBuffer());
+      // One more entry of metadata, in front and of a length that keeps the tensors where they are aligned.
+      const key = new TextEncoder().encode("tokenizer.chat_template");
+      const template = "{% for message in messages %}{{ message.role }} says: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}answer:{% endif %}";
+      const fixed = 8 + key.length + 4 + 8;
+      const text = new TextEncoder().encode(template.padEnd(template.length + ((32 - ((fixed + template.length) % 32)) % 32)));
+      const entry = new DataView(new ArrayBuffer(fixed + text.length));
+      entry.setBigUint64(0, BigInt(key.length), true);
+      new Uint8Array(entry.buffer).set(key, 8);
+      entry.setUint32(8 + key.length, 8, true);
+      entry.setBigUint64(12 + key.length, BigInt(text.length), true);
+      new Uint8Array(entry.buffer).set(text, fixed);
+      const head = file.slice(0, 24);
+      new DataView(head.buffer).setBigUint64(16, new DataView(head.buffer).getBigUint64(16, true) + 1n, true);
+      const files = new DataTransfer();
+      files.items.add(new File([head, entry.buffer, file.slice(24)], "chat.gguf"));
+      const input = document.querySelector("#file");
+      input.files = files.files;
+      input.dispatchEvent(new Event("change"));
+    });
+    await until(page, "the model with a template", () => !document.querySelector("#chat").hidden && document.querySelector("main").dataset.state === "writing");
+    await page.click("#chat");
+    await until(page, "the conversation", () => document.querySelector("#chat").ariaPressed === "true" && document.querySelector("main").dataset.state === "ready");
+    assert.equal(await words(page, "#words-label"), "Say something");
+    await page.type("#words", "Good morning to you");
+    const before = Number((await shown(page)).position);
+    await page.keyboard.press("Enter");
+    await past(page, before + 20);
+    await pause(page).catch(() => {}); // the answer may have ended
+    await new Promise((later) => setTimeout(later, 200)); // a frame
+    const turns = await page.evaluate(() => [...document.querySelectorAll("#text p")].map((turn) => [turn.querySelector(".mine") !== null, turn.textContent]));
+    assert.deepEqual(turns[0], [true, "Good morning to you"]);
+    assert.ok(turns.length > 1 && turns[1][1].trim().length > 0, "there is an answer, apart from the question");
+    assert.deepEqual(complaints, []);
+    await page.close();
+  });
+
   test("a model of the visitor's own: chosen, from an address, or a clear error", async () => {
     const { page, complaints } = await open(`?device=cpu&window=40`);
     await past(page, 20);
