@@ -311,7 +311,7 @@ impl Engine {
 
     /// Model, executor, adapter, attention and memory plan, for reports.
     pub fn info(&self) -> Value {
-        let mut info = memory_plan(&self.config, self.keep, &self.model, self.streams());
+        let mut info = memory_plan(&self.gguf, &self.config, self.keep, &self.model, self.streams());
         info["executor"] = self.executor.name().into();
         info["adapter"] = self.executor.adapter().into();
         info
@@ -326,10 +326,10 @@ impl Engine {
 pub async fn estimate(mut source: Source, settings: &Settings) -> Result<Value> {
     let gguf = Gguf::read(&mut source).await?;
     let (config, keep, model) = lay_out(&gguf, settings, DEFAULT_LANES)?;
-    Ok(memory_plan(&config, keep, &model, settings.streams))
+    Ok(memory_plan(&gguf, &config, keep, &model, settings.streams))
 }
 
-fn memory_plan(config: &Config, keep: Keep, model: &Model, streams: u32) -> Value {
+fn memory_plan(gguf: &Gguf, config: &Config, keep: Keep, model: &Model, streams: u32) -> Value {
     let bytes = |purpose| model.buffers.bytes(purpose);
     json!({
         "model": config.name,
@@ -338,6 +338,8 @@ fn memory_plan(config: &Config, keep: Keep, model: &Model, streams: u32) -> Valu
         "window": keep.window,
         "streams": streams,
         "vocab_size": config.vocab_size,
+        "context_length": config.context_length,
+        "chat_template": matches!(gguf.get_str("tokenizer.chat_template"), Ok(Some(_))),
         "weights_bytes": bytes(Purpose::Weights),
         "kv_bytes": bytes(Purpose::Cache),
         "memory_bytes": bytes(Purpose::Memory),

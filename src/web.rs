@@ -86,6 +86,12 @@ impl Engine {
         self.engine.counts().dispatches as f64
     }
 
+    /// Bytes held by the executor.
+    #[wasm_bindgen(getter)]
+    pub fn bytes(&self) -> f64 {
+        self.engine.bytes() as f64
+    }
+
     /// How often a lost device was replaced.
     #[wasm_bindgen(getter)]
     pub fn recoveries(&self) -> u32 {

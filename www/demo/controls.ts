@@ -7,9 +7,6 @@ import type { Choices } from "./settings.ts";
 /** Tokens in memory that the slider goes through, as far as the model was trained for them. */
 const SIZES = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192];
 
-/** Tokens that the model was trained to see at once. */
-const TRAINED = 1024;
-
 const $ = <E extends HTMLElement>(id: string): E => document.querySelector<E>(`#${id}`)!;
 const radios = [...document.querySelectorAll<HTMLInputElement>("input[name=attention]")];
 const [sinks, room] = [$<HTMLInputElement>("sinks"), $<HTMLInputElement>("window")];
@@ -51,7 +48,7 @@ export function showMode(info: Info, isBundled: boolean): void {
   const capacity = capacityOf(info);
   if (attention === "streaming") streaming = { sinks: info.sinks, room: capacity };
   for (const radio of radios) radio.checked = radio.value === attention;
-  sizes = [...new Set([...SIZES.filter((size) => size <= (TRAINED)), streaming.room])].sort((a, b) => a - b);
+  sizes = [...new Set([...SIZES.filter((size) => size <= info.context_length), streaming.room])].sort((a, b) => a - b);
   sinks.disabled = attention !== "streaming";
   room.disabled = attention === "dense";
   sinks.value = String(streaming.sinks);
@@ -91,9 +88,9 @@ function sayWhatIsSeen(info: Info, capacity: number): void {
   rest.replaceChildren(". ", forgotten, pins ? ", so it can go on for ever." : ", its very first token too.");
 }
 
-function wordsFor({ attention, sinks }: Info, isBundled: boolean): string {
+function wordsFor({ attention, sinks, context_length }: Info, isBundled: boolean): string {
   if (attention === "dense") {
-    return `What most programs do: keep everything. Beyond the ${number(TRAINED)} tokens that this model was trained on its text decays, and then the memory is full.`;
+    return `What most programs do: keep everything. Beyond the ${number(context_length)} tokens that this model was trained on its text decays, and then the memory is full.`;
   }
   if (attention === "streaming" && sinks > 0) {
     return "The first tokens are where attention rests when it has nothing to look for. Pinned, they keep the text together for as long as you like. Switch to Window to see it fall apart without them.";

@@ -66,10 +66,13 @@ export class Meters {
     const { engine, position, perplexity, attention } = this.#writer;
     if (!engine) return;
     const { info } = engine;
-    const bytes = info.weights_bytes + info.kv_bytes + info.work_bytes;
-    this.#memory.push(bytes);
-    $("memory").textContent = size(bytes);
-    drawWhole($("memory-line"), this.#memory, `Memory since the beginning: it is ${size(bytes)}.`);
+    const { wasm_bytes, executor_bytes } = engine.memory;
+    const bytes = wasm_bytes + (info.executor === "gpu" ? executor_bytes : 0); // the CPU executor is within the WebAssembly
+    if (bytes > 0) {
+      this.#memory.push(bytes);
+      $("memory").textContent = size(bytes);
+      drawWhole($("memory-line"), this.#memory, `Memory since the beginning: it is ${size(bytes)}.`);
+    }
     const token = info.kv_bytes / capacityOf(info);
     $("growing").textContent =
       attention === "dense"

@@ -30,6 +30,12 @@ export interface Events {
   onError: (error: unknown) => void;
 }
 
+/** A token of a reply, as the session gives it. */
+interface Token {
+  text: string;
+  logprob: number | undefined;
+}
+
 export class Writer {
   readonly #view: TextView;
   readonly #events: Events;
@@ -240,27 +246,27 @@ export class Writer {
 
   async #run(session: Session, words: string, signal: AbortSignal): Promise<void> {
     const { chat, temperature, seed } = this.#choices ?? {};
-    const sampling = { signal, temperature, seed, logprobs: true };
-    if (words === "") return this.#show(session.promptStreaming("", sampling), signal);
+    const answer = (text: string) => this.#show(session.generate(text, { signal, temperature, seed }, false, true), signal);
+    if (words === "") return answer("");
     const begin = this.position;
     if (chat) {
       const turn = begin > 0 ? `\n\n${words}` : words;
       this.#view.appendWords(turn, begin, begin + Math.ceil(words.length / this.#letters()), "reader");
       this.#view.append("\n\n", this.position, "model");
-      return this.#show(session.promptStreaming(words, sampling), signal);
+      return answer(words);
     }
     const text = begin > 0 && !/\s$/.test(this.#view.tail(1)) && !/^\s/.test(words) ? ` ${words}` : words;
     await session.append(text);
     this.#characters += text.length;
     this.#view.appendWords(text, begin, this.position, "reader");
-    await this.#show(session.promptStreaming("", sampling), signal);
+    await answer("");
   }
 
-  async #show(pieces: AsyncIterable<string>, signal: AbortSignal): Promise<void> {
-    for await (const piece of pieces) {
-      this.#view.append(piece, this.position, "model");
-      this.#characters += piece.length;
-      if (this.#session?.logprob !== undefined && this.#surprises.push(-this.#session.logprob) > SURPRISES) this.#surprises.shift();
+  async #show(tokens: AsyncIterable<Token>, signal: AbortSignal): Promise<void> {
+    for await (const { text, logprob } of tokens) {
+      this.#view.append(text, this.position, "model");
+      this.#characters += text.length;
+      if (logprob !== undefined && this.#surprises.push(-logprob) > SURPRISES) this.#surprises.shift();
       this.#events.onChange();
       if (this.isSlow) await new Promise((later) => setTimeout(later, SLOW_MS));
       if (document.hidden && !signal.aborted) await shown();

@@ -1,7 +1,7 @@
 // The page's end of the wire to a host: requests out, replies back to whoever asked.
 
 import { revive } from "./errors.js";
-import type { Control, Counts, ModelBytes, Reply, Request, Result, State } from "./protocol.js";
+import { NO_COUNTS, type Control, type Counts, type ModelBytes, type Reply, type Request, type Result, type State } from "./protocol.js";
 
 /** What a request's replies do on the page. */
 export interface Listener {
@@ -37,7 +37,7 @@ export class Connection {
   #closed: unknown;
   #lastId = 0;
   /** What the device was given, as of the newest message. */
-  counts: Counts = { dispatches: 0, recoveries: 0 };
+  counts: Counts = NO_COUNTS;
 
   private constructor(open: (connection: Connection) => Wire) {
     this.#wire = open(this);

@@ -3,7 +3,7 @@
 
 import { describe, destroyed } from "./errors.js";
 import { estimate, Model, type LoadListener } from "./model.js";
-import type { Control, Info, Progress, Reply, Request, Result } from "./protocol.js";
+import { NO_COUNTS, type Control, type Info, type Progress, type Reply, type Request, type Result } from "./protocol.js";
 import { Running, Stream } from "./stream.js";
 
 /** One end of a wire: a worker's global scope, or a port. */
@@ -114,7 +114,7 @@ export class Client {
     const running = this.#running.get(id)!;
     try {
       const result = await this.#perform(request, stream, running);
-      const counts = this.#model?.counts ?? { dispatches: 0, recoveries: 0 };
+      const counts = this.#model?.counts ?? NO_COUNTS;
       this.#post({ id, type: "done", result, counts, ...this.#state(request) });
     } catch (error) {
       this.#post({ id, type: "error", error: describe(error), ...this.#state(request) });

@@ -8,7 +8,7 @@ import { deleteCached, listCached, storage, type CachedModel, type Storage } fro
 import { Chat } from "./chat.js";
 import { Connection } from "./connection.js";
 import { abortError, destroyed } from "./errors.js";
-import type { Estimate, Info, Message, ModelBytes, Progress, Settings, Source } from "./protocol.js";
+import type { Estimate, Info, Memory, Message, ModelBytes, Progress, Settings, Source } from "./protocol.js";
 import { Session, type CallOptions } from "./session.js";
 
 export { DeviceLostError, DownloadError, ModelFormatError, WebGpuUnavailableError } from "./errors.js";
@@ -16,7 +16,7 @@ export { ContextOverflowEvent, Session } from "./session.js";
 export type * from "./chat.js";
 export type { CachedModel, Storage } from "./cache.js";
 export type { CallOptions, PromptOptions, SessionEventMap } from "./session.js";
-export type { Attention, CacheType, Device, Estimate, Info, MemoryPlan, Message, Progress, Sampling, Settings } from "./protocol.js";
+export type { Attention, CacheType, Device, Estimate, Info, Memory, MemoryPlan, Message, Progress, Sampling, Settings } from "./protocol.js";
 
 /** A model file: which, and how it gets here. */
 export interface ModelOptions {
@@ -113,6 +113,12 @@ export class Engine {
   /** Dispatches given to the GPU, as of the newest piece; 0 on the CPU. */
   get dispatches(): number {
     return this.#connection.counts.dispatches;
+  }
+
+  /** What the engine holds, as of the newest piece. */
+  get memory(): Memory {
+    const { wasm_bytes, executor_bytes } = this.#connection.counts;
+    return { wasm_bytes, executor_bytes };
   }
 
   /** How often a lost device was replaced, as of the newest piece. Sessions go on then as if nothing had happened. */

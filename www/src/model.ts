@@ -2,7 +2,7 @@
 // a time.
 
 import init, { Engine } from "../pkg/sinkstream.js";
-import type { Counts, Estimate, Info, MemoryPlan, Progress, Settings, Source } from "./protocol.js";
+import { NO_COUNTS, type Counts, type Estimate, type Info, type MemoryPlan, type Progress, type Settings, type Source } from "./protocol.js";
 import { open, type OpenReader } from "./reader.js";
 
 export interface LoadListener {
@@ -81,20 +81,23 @@ export async function estimate(source: Source, settings: Settings, listener: Loa
 export class Model {
   readonly #engine: Engine;
   readonly #weights: Weights;
+  /** Of the WebAssembly. */
+  readonly #memory: WebAssembly.Memory;
   readonly info: Info;
   #last: Promise<unknown> = Promise.resolve();
-  #counts: Counts = { dispatches: 0, recoveries: 0 };
+  #counts: Counts = NO_COUNTS;
   #isFreed = false;
 
-  private constructor(engine: Engine, weights: Weights, info: Info) {
+  private constructor(engine: Engine, memory: WebAssembly.Memory, weights: Weights, info: Info) {
     this.#engine = engine;
+    this.#memory = memory;
     this.#weights = weights;
     this.info = info;
   }
 
   static async load(source: Source, settings: Settings, shared: boolean, listener: LoadListener): Promise<Model> {
     listener.onProgress({ phase: "engine", loaded: 0, total: undefined });
-    await init();
+    const { memory } = await init();
     const { signal } = listener;
     const reader = await openSource(source, listener, true);
     // Whoever loaded it first may be gone when it is needed again.
@@ -112,7 +115,7 @@ export class Model {
     } finally {
       weights.rest();
     }
-    return new Model(engine, weights, { ...(JSON.parse(engine.info()) as Omit<Info, "shared">), shared });
+    return new Model(engine, memory, weights, { ...(JSON.parse(engine.info()) as Omit<Info, "shared">), shared });
   }
 
   /** What the device was given so far. */
@@ -127,9 +130,9 @@ export class Model {
       try {
         return await work(this.#engine);
       } finally {
-        const { dispatches, recoveries } = this.#engine;
+        const { dispatches, recoveries, bytes } = this.#engine;
         if (recoveries > this.#counts.recoveries) this.#weights.rest();
-        this.#counts = { dispatches, recoveries };
+        this.#counts = { dispatches, recoveries, wasm_bytes: this.#memory.buffer.byteLength, executor_bytes: bytes };
       }
     });
     this.#last = result.catch(() => {});

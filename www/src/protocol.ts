@@ -65,6 +65,10 @@ export interface MemoryPlan {
   /** Sessions that the device holds at once. */
   streams: number;
   vocab_size: number;
+  /** Tokens that the model was trained to see at once. */
+  context_length: number;
+  /** Whether the file has a template for conversations. */
+  chat_template: boolean;
   /** Weights as they lie on the device. */
   weights_bytes: number;
   /** The cache of keys and values, for ever. */
@@ -139,13 +143,23 @@ export interface State {
   sinks: number;
 }
 
-/** What the device was given since the model was loaded. */
-export interface Counts {
+/** What the engine holds. */
+export interface Memory {
+  /** The WebAssembly's memory; with the CPU executor the model is in it. */
+  wasm_bytes: number;
+  /** Buffers of the executor: on the GPU, or within the WebAssembly's memory. */
+  executor_bytes: number;
+}
+
+/** What the device was given since the model was loaded, and what is held now. */
+export interface Counts extends Memory {
   /** Dispatches; 0 on the CPU. */
   dispatches: number;
   /** How often a lost device was replaced. */
   recoveries: number;
 }
+
+export const NO_COUNTS: Counts = { dispatches: 0, recoveries: 0, wasm_bytes: 0, executor_bytes: 0 };
 
 /** Why a generation ended. */
 export type EndReason = "length" | "eos" | "stop";
