@@ -33,7 +33,7 @@ async function measure(page, devtools) {
   return { position: Number(position), evicted: Number(evicted), heap: heap.usedSize, nodes: counters.nodes, listeners: counters.jsEventListeners, ...inside };
 }
 
-test(`the page stays flat for ${MINUTES} minutes on the ${DEVICE}`, { timeout: MINUTES * 60_000 + 300_000 }, async (context) => {
+test(`the page stays flat for ${MINUTES} minutes on the ${DEVICE}`, { timeout: 1.5 * MINUTES * 60_000 + 300_000 }, async (context) => {
   const server = await serve();
   const browser = await launchChromium();
   try {
