@@ -10,7 +10,7 @@ const WINDOW = 28;
 
 const shown = (page) => page.evaluate(() => ({ ...document.querySelector("main").dataset, text: document.querySelector("#text").textContent }));
 const words = (page, id) => page.evaluate((id) => document.querySelector(id).textContent, id);
-export const state = async (page, wanted, ms) => {
+export const state = async (page, wanted, ms = 240_000) => {
   const reached = await until(page, `the page is ${wanted}`, (wanted) => [wanted, "error"].find((state) => document.querySelector("main").dataset.state === state), wanted, ms);
   if (reached !== wanted) assert.fail(`the page is not ${wanted}: ${await words(page, "#notice")}`);
 };
@@ -62,7 +62,7 @@ export function pageTests(setting) {
       await page.click("#run");
       await past(page, Number(stopped.position) + 5);
       await pause(page);
-      assert.ok((await shown(page)).text.startsWith(stopped.text), "it goes on where it stopped");
+      assert.ok((await shown(page)).text.includes(stopped.text.slice(-200)), "it goes on where it stopped");
       await page.reload();
       await state(page, "writing");
       await past(page, 20);
