@@ -59,6 +59,7 @@ export function pageTests(setting) {
       await new Promise((later) => setTimeout(later, 700));
       assert.deepEqual(await shown(page), stopped, "nothing moves while it is paused");
 
+      await page.click("#slow"); // so that what was there is still there when it is looked at
       await page.click("#run");
       await past(page, Number(stopped.position) + 5);
       await pause(page);
@@ -286,6 +287,7 @@ export function pageTests(setting) {
     await past(page, 100);
     await pause(page);
     const before = await shown(page);
+    await page.click("#slow"); // so that what was there is still there when it is looked at
     await page.evaluate(() => {
       const click = HTMLAnchorElement.prototype.click;
       window.saved = new Promise((resolve) => {
@@ -298,7 +300,7 @@ export function pageTests(setting) {
     });
     await page.evaluate(async () => void (window.saved = await window.saved));
     await page.click("#run");
-    await past(page, Number(before.position) + 50);
+    await past(page, Number(before.position) + 30);
     await pause(page);
     const first = await shown(page);
     await page.evaluate(() => {
