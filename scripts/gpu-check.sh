@@ -68,7 +68,7 @@ started=$SECONDS
 
 # A value of a flat field of a JSON object.
 field() {
-  grep -oE "\"$1\":(\"[^\"]*\"|[^,}]*)" <<<"$2" | head -1 | sed -E 's/^"[^"]*"://; s/^"//; s/"$//'
+  grep -oE "\"$1\":(\"[^\"]*\"|[^,}]*)" <<<"$2" | head -1 | sed -E 's/^"[^"]*"://; s/^"//; s/"$//' || true # none
 }
 
 # Rounded for the table.
@@ -100,7 +100,9 @@ want() {
   local verdict=missed
   awk -v value="${2:-null}" -v least="$3" -v most="${4:-1e99}" \
     'BEGIN { exit !(value != "null" && value != "" && value + 0 >= least && value + 0 <= most) }' && verdict=met
-  wanted+=("| $1 | $(short "$2") | ${4:+$3 to $4}${4:-≥ $3} | $verdict |")
+  local wish="≥ $3"
+  [ -z "${4:-}" ] || wish="$3 to $4"
+  wanted+=("| $1 | $(short "$2") | $wish | $verdict |")
 }
 
 if command -v cargo >/dev/null; then
