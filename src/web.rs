@@ -3,7 +3,12 @@
 //! Settings come and reports go as JSON text, numbers of tokens as f64 (exact up to 2⁵³), errors as JavaScript's
 //! `Error` with the name of the class that the page will see.
 
+#![allow(clippy::await_holding_refcell_ref, reason = "a call that meets another on the same session is refused")]
+
 mod json;
+
+use std::cell::{RefCell, RefMut};
+use std::rc::Rc;
 
 use wasm_bindgen::prelude::*;
 
@@ -106,7 +111,7 @@ impl Engine {
 
     /// A new, empty stream.
     pub fn session(&mut self) -> Session {
-        Session { session: self.engine.session(), stream: None, last: vec![], note: String::new() }
+        Session::new(self.engine.session(), String::new())
     }
 
     /// A stream from bytes of [`Session::save`].
@@ -115,7 +120,7 @@ impl Engine {
     /// As [`session::Session::restore`].
     pub async fn restore(&mut self, bytes: Vec<u8>) -> std::result::Result<Session, JsValue> {
         let (session, note) = session::Session::restore(&mut self.engine, &bytes).await.map_err(thrown)?;
-        Ok(Session { session, stream: None, last: vec![], note: String::from_utf8_lossy(&note).into_owned() })
+        Ok(Session::new(session, String::from_utf8_lossy(&note).into_owned()))
     }
 
     /// Waits until the device has done all that it was given.
@@ -127,16 +132,31 @@ impl Engine {
     }
 }
 
-/// A stream of text.
+/// A stream of text. While a call works on it there is no other.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Session {
+    parts: Rc<RefCell<Parts>>,
+    /// What a restored stream was saved with.
+    note: String,
+}
+
+#[derive(Debug)]
+struct Parts {
     session: session::Session,
     stream: Option<TextStream>,
     /// What the last call generated.
     last: Vec<Piece>,
-    /// What a restored stream was saved with.
-    note: String,
+}
+
+impl Session {
+    fn new(session: session::Session, note: String) -> Self {
+        Self { parts: Rc::new(RefCell::new(Parts { session, stream: None, last: vec![] })), note }
+    }
+
+    fn parts(&self) -> std::result::Result<RefMut<'_, Parts>, JsValue> {
+        self.parts.try_borrow_mut().map_err(|_| thrown(Error::Settings("the session is in use".into())))
+    }
 }
 
 #[wasm_bindgen]
@@ -145,16 +165,16 @@ impl Session {
     ///
     /// # Errors
     /// As [`session::Session::append`].
-    pub async fn push(&mut self, engine: &mut Engine, ids: Vec<u32>) -> std::result::Result<(), JsValue> {
-        self.session.append(&mut engine.engine, &ids).await.map_err(thrown)
+    pub async fn push(&self, engine: &mut Engine, ids: Vec<u32>) -> std::result::Result<(), JsValue> {
+        self.parts()?.session.append(&mut engine.engine, &ids).await.map_err(thrown)
     }
 
     /// Begins to generate. `request`: JSON as `Sampling` in `www/src/protocol.ts`.
     ///
     /// # Errors
     /// [`Error::Settings`] for a value of the wrong type.
-    pub fn begin(&mut self, request: &str) -> std::result::Result<(), JsValue> {
-        self.stream = Some(TextStream::new(parse_request(request).map_err(thrown)?));
+    pub fn begin(&self, request: &str) -> std::result::Result<(), JsValue> {
+        self.parts()?.stream = Some(TextStream::new(parse_request(request).map_err(thrown)?));
         Ok(())
     }
 
@@ -162,19 +182,19 @@ impl Session {
     ///
     /// # Errors
     /// As [`TextStream::next`].
-    pub async fn next(&mut self, engine: &mut Engine, count: u32) -> std::result::Result<Option<Vec<String>>, JsValue> {
-        let texts = generate(engine, &mut [self], count).await.map_err(thrown)?;
+    pub async fn next(&self, engine: &mut Engine, count: u32) -> std::result::Result<Option<Vec<String>>, JsValue> {
+        let texts = generate(engine, &mut [self.parts()?], count).await.map_err(thrown)?;
         Ok(texts.into_iter().next().flatten())
     }
 
     /// Ids of the tokens of the last call.
     pub fn ids(&self) -> Vec<u32> {
-        self.last.iter().map(|piece| piece.id).collect()
+        self.parts.borrow().last.iter().map(|piece| piece.id).collect()
     }
 
     /// Their log-probabilities, if the request asked for them; else nothing.
     pub fn logprobs(&self) -> Vec<f32> {
-        self.last.iter().filter_map(|piece| piece.logprob).collect()
+        self.parts.borrow().last.iter().filter_map(|piece| piece.logprob).collect()
     }
 
     /// A stream that stands where this one stands and goes on by itself.
@@ -182,15 +202,15 @@ impl Session {
     /// # Errors
     /// As [`session::Session::try_clone`].
     #[wasm_bindgen(js_name = clone)]
-    pub async fn copy(&mut self, engine: &mut Engine) -> std::result::Result<Self, JsValue> {
-        let session = self.session.try_clone(&mut engine.engine).await.map_err(thrown)?;
-        Ok(Self { session, stream: None, last: vec![], note: String::new() })
+    pub async fn copy(&self, engine: &mut Engine) -> std::result::Result<Self, JsValue> {
+        let copy = self.parts()?.session.try_clone(&mut engine.engine).await.map_err(thrown)?;
+        Ok(Self::new(copy, String::new()))
     }
 
     /// Why the generation ended, `length`, `eos` or `stop`; nothing while it runs.
     #[wasm_bindgen(getter)]
     pub fn ended(&self) -> Option<String> {
-        Some(self.stream.as_ref()?.ended()?.name().into())
+        Some(self.parts.borrow().stream.as_ref()?.ended()?.name().into())
     }
 
     /// Forgets the last tokens, as if they had never been generated.
@@ -198,16 +218,16 @@ impl Session {
     /// # Errors
     /// As [`session::Session::take_back`].
     #[wasm_bindgen(js_name = takeBack)]
-    pub fn take_back(&mut self, tokens: u32) -> std::result::Result<(), JsValue> {
-        self.session.take_back(tokens).map_err(thrown)
+    pub fn take_back(&self, tokens: u32) -> std::result::Result<(), JsValue> {
+        self.parts()?.session.take_back(tokens).map_err(thrown)
     }
 
     /// The stream as bytes, with a note for whoever restores it.
     ///
     /// # Errors
     /// As [`session::Session::save`].
-    pub async fn save(&mut self, engine: &mut Engine, note: String) -> std::result::Result<Vec<u8>, JsValue> {
-        self.session.save(&mut engine.engine, note.as_bytes()).await.map_err(thrown)
+    pub async fn save(&self, engine: &mut Engine, note: String) -> std::result::Result<Vec<u8>, JsValue> {
+        self.parts()?.session.save(&mut engine.engine, note.as_bytes()).await.map_err(thrown)
     }
 
     /// The note that a restored stream was saved with.
@@ -219,28 +239,28 @@ impl Session {
     /// Tokens at the start of the stream that stay for ever.
     #[wasm_bindgen(getter)]
     pub fn sinks(&self) -> u32 {
-        self.session.sinks()
+        self.parts.borrow().session.sinks()
     }
 
     /// Tokens of the stream so far.
     #[wasm_bindgen(getter)]
     pub fn position(&self) -> f64 {
-        self.session.position() as f64
+        self.parts.borrow().session.position() as f64
     }
 
     /// Tokens that left the cache.
     #[wasm_bindgen(getter)]
     pub fn evicted(&self) -> f64 {
-        self.session.evicted() as f64
+        self.parts.borrow().session.evicted() as f64
     }
 }
 
 /// Streams that generate together, one token each at a time: the weights are read once for all of them. No more than the
-/// engine has `streams`. A session in it is known by a number of the caller's.
+/// engine has `streams`.
 #[wasm_bindgen]
 #[derive(Debug, Default)]
 pub struct Together {
-    members: Vec<(u32, Session)>,
+    members: Vec<Rc<RefCell<Parts>>>,
 }
 
 #[wasm_bindgen]
@@ -251,47 +271,42 @@ impl Together {
         Self::default()
     }
 
-    /// One more, which has begun to generate. Its handle goes.
-    pub fn add(&mut self, number: u32, session: Session) {
-        self.members.push((number, session));
+    /// One more, which has begun to generate.
+    pub fn add(&mut self, session: &Session) {
+        self.members.push(Rc::clone(&session.parts));
     }
 
-    /// Leaves the others to go on, and comes back.
-    pub fn remove(&mut self, number: u32) -> Option<Session> {
-        let place = self.members.iter().position(|(other, _)| *other == number)?;
-        Some(self.members.remove(place).1)
-    }
-
-    /// Calls `visit` with each number and what [`Session::next`] of that one gives; then `next` of all is done.
+    /// Calls `visit` with the number of each, from 0 on, and what [`Session::next`] of that one gives; then `next` of all is
+    /// done.
     ///
     /// # Errors
     /// As [`stream::next_together`], and what `visit` throws.
     pub async fn next(
-        &mut self,
+        &self,
         engine: &mut Engine,
         count: u32,
         visit: js_sys::Function,
     ) -> std::result::Result<(), JsValue> {
-        let mut sessions: Vec<&mut Session> = self.members.iter_mut().map(|(_, session)| session).collect();
-        let texts = generate(engine, &mut sessions, count).await.map_err(thrown)?;
-        for ((number, session), texts) in self.members.iter().zip(texts) {
-            let texts = texts.map_or(JsValue::UNDEFINED, JsValue::from);
-            visit.call3(&JsValue::NULL, &(*number).into(), &texts, &session.position().into())?;
+        let busy = |_| thrown(Error::Settings("a session is in use".into()));
+        let parts: std::result::Result<Vec<_>, _> = self.members.iter().map(|parts| parts.try_borrow_mut()).collect();
+        let texts = generate(engine, &mut parts.map_err(busy)?, count).await.map_err(thrown)?;
+        for (number, texts) in (0_u32..).zip(texts) {
+            visit.call2(&JsValue::NULL, &number.into(), &texts.map_or(JsValue::UNDEFINED, JsValue::from))?;
         }
         Ok(())
     }
 }
 
 /// Texts of the next tokens of each; `None` where nothing goes on.
-async fn generate(engine: &mut Engine, all: &mut [&mut Session], count: u32) -> Result<Vec<Option<Vec<String>>>> {
+async fn generate(engine: &mut Engine, all: &mut [RefMut<'_, Parts>], count: u32) -> Result<Vec<Option<Vec<String>>>> {
     let mut running = vec![];
-    for Session { session, stream, .. } in all.iter_mut().map(|session| &mut **session) {
+    for Parts { session, stream, .. } in all.iter_mut().map(|parts| &mut **parts) {
         running.extend(stream.as_mut().map(|stream| (stream, session)));
     }
     let mut pieces = stream::next_together(&mut engine.engine, &mut running, count).await?.into_iter();
-    let texts = all.iter_mut().map(|session| {
-        let pieces = session.stream.as_ref().and_then(|_| pieces.next().flatten());
-        session.last = pieces.clone().unwrap_or_default();
+    let texts = all.iter_mut().map(|parts| {
+        let pieces = parts.stream.as_ref().and_then(|_| pieces.next().flatten());
+        parts.last = pieces.clone().unwrap_or_default();
         pieces.map(|pieces| pieces.into_iter().map(|piece| piece.text).collect())
     });
     Ok(texts.collect())
@@ -313,11 +328,11 @@ impl Chat {
     pub async fn turn(
         &mut self,
         engine: &mut Engine,
-        session: &mut Session,
+        session: &Session,
         text: String,
         wants_answer: bool,
     ) -> std::result::Result<(), JsValue> {
-        let (engine, session) = (&mut engine.engine, &mut session.session);
+        let (engine, session) = (&mut engine.engine, &mut session.parts()?.session);
         let turn = match wants_answer {
             true => self.chat.ask(engine, session, &text).await,
             false => self.chat.tell(engine, session, &text).await,

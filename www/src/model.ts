@@ -1,7 +1,7 @@
 // A loaded model and who may use it: one at a time, in the order of asking, because the WebAssembly computes one thing at
 // a time.
 
-import init, { Engine } from "../pkg/sinkstream.js";
+import init, { Engine, Together, type Session } from "../pkg/sinkstream.js";
 import { NO_COUNTS, type Counts, type Estimate, type Info, type MemoryPlan, type Progress, type Settings, type Source } from "./protocol.js";
 import { open, type OpenReader } from "./reader.js";
 
@@ -78,6 +78,32 @@ export async function estimate(source: Source, settings: Settings, listener: Loa
   }
 }
 
+/** Lets messages in. A timer would wait 4 ms. */
+const { port1, port2 } = new MessageChannel();
+const breathing: (() => void)[] = [];
+port1.onmessage = () => breathing.shift()?.();
+export function breathe(): Promise<void> {
+  return new Promise((resolve) => {
+    breathing.push(resolve);
+    port2.postMessage(undefined);
+  });
+}
+
+/** What a step gave a session: nothing once its generation has ended. */
+interface Step {
+  pieces: string[] | undefined;
+  logprobs: number[];
+  ms: number;
+}
+
+/** A session that waits for a step. */
+interface Waiting {
+  session: Session;
+  count: number;
+  resolve: (step: Step) => void;
+  reject: (reason: unknown) => void;
+}
+
 export class Model {
   readonly #engine: Engine;
   readonly #weights: Weights;
@@ -87,6 +113,7 @@ export class Model {
   #last: Promise<unknown> = Promise.resolve();
   #counts: Counts = NO_COUNTS;
   #isFreed = false;
+  readonly #waiting: Waiting[] = [];
 
   private constructor(engine: Engine, memory: WebAssembly.Memory, weights: Weights, info: Info) {
     this.#engine = engine;
@@ -137,6 +164,38 @@ export class Model {
     });
     this.#last = result.catch(() => {});
     return result;
+  }
+
+  /**
+   * The next tokens of a session, at most `count`. Those that wait at the same time go on together, as many as the engine
+   * has `streams`: the weights are read once for all of them.
+   */
+  next(session: Session, count: number): Promise<Step> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ session, count, resolve, reject });
+      this.use((engine) => this.#step(engine)).catch(reject);
+    });
+  }
+
+  async #step(engine: Engine): Promise<void> {
+    if (this.#waiting.length === 0) return; // another step took them along
+    // Those that the step before has served may want to go along: they ask after a breath.
+    await breathe();
+    await breathe();
+    const steps = this.#waiting.splice(0, this.info.streams);
+    const together = new Together();
+    try {
+      const start = performance.now();
+      for (const { session } of steps) together.add(session);
+      const texts: (string[] | undefined)[] = [];
+      await together.next(engine, Math.min(...steps.map(({ count }) => count)), (n: number, text: string[] | undefined) => (texts[n] = text));
+      const ms = performance.now() - start;
+      for (const [n, { session, resolve }] of steps.entries()) resolve({ pieces: texts[n], logprobs: [...session.logprobs()], ms });
+    } catch (error) {
+      for (const { reject } of steps) reject(error);
+    } finally {
+      together.free();
+    }
   }
 
   /** Frees the model once nobody uses it any more. */

@@ -1,7 +1,7 @@
 // A session on the side of the engine: its tokens, its conversation, and how it generates in bursts.
 
 import type { Chat, Engine, Session } from "../pkg/sinkstream.js";
-import type { Model } from "./model.js";
+import { breathe, type Model } from "./model.js";
 import type { Conversation, EndReason, Request, State } from "./protocol.js";
 
 /** A burst should take about so long: short enough to stop quickly, long enough to hide the cost of reading back. */
@@ -143,11 +143,8 @@ export class Stream {
     await this.#use((_, session) => session.begin(JSON.stringify({ ...sampling, stop, untilEnd: isAnswer, logprobs })));
     let computed = 0;
     for (let burst = 1; running.keep === undefined; ) {
-      const { pieces, values, ms } = await this.#use(async (engine, session) => {
-        const start = performance.now();
-        const pieces = await session.next(engine, burst);
-        return { pieces, values: [...session.logprobs()], ms: performance.now() - start };
-      });
+      const { pieces, logprobs: values, ms } = await this.#model.next(this.#session, burst);
+      this.#look();
       if (!pieces) break;
       computed += pieces.length;
       onPieces(pieces, values);
@@ -161,15 +158,4 @@ export class Stream {
     const ended = await this.#use((_, session) => session.ended as EndReason | undefined);
     return { prompt_tokens, ...(ended && excess === 0 && { ended }) };
   }
-}
-
-/** Lets messages in. A timer would wait 4 ms. */
-const { port1, port2 } = new MessageChannel();
-const waiting: (() => void)[] = [];
-port1.onmessage = () => waiting.shift()?.();
-function breathe(): Promise<void> {
-  return new Promise((resolve) => {
-    waiting.push(resolve);
-    port2.postMessage(undefined);
-  });
 }
