@@ -55,6 +55,27 @@ export function sessionsTests(setting) {
     assert.equal(seen.type, "Blob");
   });
 
+  test("sessions that share their steps have the texts that each has alone", async () => {
+    const runs = await inPage(
+      setting,
+      async ({ Engine }, setup) => {
+        const runs = [];
+        for (const streams of [1, 3]) {
+          const engine = await Engine.load({ ...setup, streams });
+          const texts = await Promise.all(
+            ["The sea", "My father", "It was"].map(async (text, seed) => (await engine.createSession()).prompt(text, { seed, maxTokens: 100 })),
+          );
+          runs.push(texts);
+          await engine.destroy();
+        }
+        return runs;
+      },
+      setup,
+    );
+    assert.equal(new Set(runs[0]).size, 3);
+    assert.deepEqual(runs[1], runs[0]);
+  });
+
   test("a session is fed without end, waits for the engine, and tells what it forgets", async () => {
     const seen = await inPage(
       setting,
