@@ -65,7 +65,6 @@ pub async fn model(name: String, device: String) {
         "chunk_sizes" => check::chunk_sizes(&device, &[7, 33]).await,
         "together_as_alone" => check::together_as_alone(&device, &["streaming_4_28"], &[(5, 5), (3, 2)]).await,
         "moved_streams" => check::moved_streams(&device).await,
-        "lost_device" => check::lost_device(&device, 1, 1..2).await,
         "taking_back" => check::taking_back(&device).await,
         "same_text_as_cpu" => check::same_text_as_cpu(&device).await,
         "close_to_cpu" => check::close_to_cpu(&device).await,

@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 const kernels = ["embed", "qkv", "head_norm", "attention", "project", "add_norm", "gate_up", "linear", "nll", "sample", "probe"];
 const models = ["tensors", "dense_logits", "golden_nlls", "families", "stories_nlls", "stories_greedy", "far_positions", "chunk_sizes", "taking_back", "together_as_alone", "moved_streams"];
-const onGpu = ["same_text_as_cpu", "close_to_cpu", "lost_device"];
+const onGpu = ["same_text_as_cpu", "close_to_cpu"];
 const tokenizers = [
   "llama.cpp: gpt-2", "llama.cpp: falcon", "llama.cpp: mpt", "llama.cpp: phi-3",
   "transformers.js: gpt-2", "transformers.js: falcon", "transformers.js: llama-spm",
