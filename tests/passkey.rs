@@ -1,7 +1,6 @@
 //! `sinkstream passkey` with the small model made for it, and the flags of the mode `infini`.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-#[allow(dead_code, reason = "every test binary uses its own part")]
 #[path = "common/command.rs"]
 mod command;
 
