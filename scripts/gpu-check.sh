@@ -164,10 +164,10 @@ if [ -z "$text" ] && [ -e "$books" ] && command -v xz >/dev/null; then
 fi
 compare=null
 if [ -n "$text" ]; then
-  few=()
-  [ -z "$software" ] || few=(--tokens 400 --caches 64)
+  options=(--device "$device")
+  [ -z "$software" ] || options=(--device cpu --tokens 400 --caches 64) # a software adapter takes minutes
   echo compare >&2
-  compare=$(timeout 150 "$sinkstream" compare --device "$device" --quiet --json --text "$text" "${few[@]}") || {
+  compare=$(timeout 150 "$sinkstream" compare "${options[@]}" --quiet --json --text "$text") || {
     failed+=('"compare"')
     compare=null
   }
