@@ -13,6 +13,7 @@ use sinkstream::kv_ring::KvRing;
 use sinkstream::plan::{BufferId, Column, ColumnsHeader, Dispatch, Plan, Purpose};
 use sinkstream::quant::TensorType;
 use sinkstream::random::{self, Shape};
+use sinkstream::tuning::Tuning;
 
 const SHAPE: &str = "smollm2-135m";
 const CHUNK: u32 = 128;
@@ -23,7 +24,7 @@ fn kernels(criterion: &mut Criterion) {
         let gguf = pollster::block_on(random::gguf(Shape::find(SHAPE).unwrap(), kind)).unwrap();
         let [sinks, window] = CACHE.map(Some);
         let settings = Settings { device: Device::Cpu, sinks, window, chunk: CHUNK, ..Settings::default() };
-        let (_, _, model) = lay_out(&gguf, &settings, 1).unwrap();
+        let (_, _, model) = lay_out(&gguf, &settings, Tuning::SOFTWARE).unwrap();
         for (plan, columns) in [(model.decode.plan_for(1), 1), (model.prefill.plan_for(CHUNK), CHUNK)] {
             // One layer stands for all, and what comes before and behind them.
             let is_other_layer = |dispatch: &&Dispatch| {

@@ -35,13 +35,6 @@ var<workgroup> highest: array<f32, 64>;     // [head][8]: largest score so far a
 var<workgroup> maximum: array<f32, 8>;      // [head]: largest score so far
 var<workgroup> correction: array<f32, 8>;   // [head]: what sums over earlier tiles must be multiplied with
 
-// The slot of the n-th token that a column sees, oldest first: the sinks, then the ring up to the column's own slot.
-fn slot_of(column: Column, n: u32) -> u32 {
-    let behind = column.cached - n;
-    let wrapped = select(0u, params.slots - column.sinks, column.slot < column.sinks + behind);
-    return select(column.slot + wrapped - behind, n, n < column.sinks);
-}
-
 // Pair `i` of a query times pair `i` of a key.
 fn pair_product(query: u32, key: u32, i: u32) -> vec2<f32> {
     let at = (key + i) * (1u + CACHE_F32);

@@ -24,7 +24,7 @@ fn load_input(column: u32, word: u32) -> vec4<f32> {
     return normed(x[column * (params.in_stride / 4u) + word], column, word, 8u * params.blocks);
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn gate_up(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) grid: vec3<u32>,
@@ -35,7 +35,7 @@ fn gate_up(
     if (first_row >= params.ffn_dim || first_column >= columns.active_) {
         return;
     }
-    let row = min(first_row + invocation / LANES, params.ffn_dim - 1u);
+    let row = min(first_row + own_pair(invocation), params.ffn_dim - 1u);
     measure(first_column, params.in_stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
     multiply(vec2<u32>(row, params.ffn_dim + row), params.blocks, first_column, invocation);
 

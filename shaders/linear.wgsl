@@ -37,7 +37,7 @@ fn finish(y: f32, row: u32) -> f32 {
     return soft_cap(activate(sum), params.cap);
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn linear(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) grid: vec3<u32>,
@@ -49,7 +49,7 @@ fn linear(
         return;
     }
     let last_row = params.rows - 1u;
-    let row = 2u * (first_pair + invocation / LANES);
+    let row = 2u * (first_pair + own_pair(invocation));
     measure(first_column, params.in_stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
     multiply(min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)), params.blocks, first_column, invocation);
 

@@ -47,7 +47,7 @@ fn rows_of_pair(pair: u32) -> vec2<u32> {
     return rows_in_head(i, pair < (params.n_heads + params.n_kv_heads) * half) + 2u * (pair - i);
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn qkv(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) grid: vec3<u32>,
@@ -58,7 +58,7 @@ fn qkv(
     if (first_pair >= params.pairs || first_column >= columns.active_) {
         return;
     }
-    let own = params.first_pair + min(first_pair + invocation / LANES, params.pairs - 1u);
+    let own = params.first_pair + min(first_pair + own_pair(invocation), params.pairs - 1u);
     measure(first_column, params.stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
     multiply(rows_of_pair(own) - 2u * params.first_pair, params.blocks, first_column, invocation);
 

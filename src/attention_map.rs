@@ -9,11 +9,10 @@ use bytemuck::Pod;
 use serde_json::{Value, json};
 
 use crate::config::{Attention, Config, Keep};
-use crate::engine::{DEFAULT_LANES, Settings, lay_out};
+use crate::engine::{Settings, lay_out};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::gguf::Gguf;
-use crate::gpu::Gpu;
 use crate::kernels::attention::{self, Params};
 use crate::kernels::cache::CacheType;
 use crate::kv_ring::KvRing;
@@ -57,9 +56,9 @@ impl AttentionMap {
     /// As [`crate::Engine::load`]; [`Error::Settings`] in recompute and infini mode.
     pub async fn load(mut source: Source, settings: &Settings, first_query: u64) -> Result<Self> {
         let gguf = Gguf::read(&mut source).await?;
-        let gpu = Gpu::choose(&settings.device).await?;
-        let lanes = gpu.as_ref().map_or(DEFAULT_LANES, Gpu::lanes);
-        let (config, keep, mut model) = lay_out(&gguf, settings, lanes)?;
+        let gpu = settings.gpu().await?;
+        let tuning = settings.tuning_on(gpu.as_ref());
+        let (config, keep, mut model) = lay_out(&gguf, settings, tuning)?;
         if matches!(keep.attention, Attention::Recompute | Attention::Infini) {
             let mode = keep.attention.name();
             return Err(Error::Settings(format!("--attention {mode} has no first token that stays: use another mode")));

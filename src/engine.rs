@@ -1,5 +1,7 @@
 //! A loaded model on an executor: what sessions run on.
 
+mod tune;
+
 use std::rc::Rc;
 
 use serde_json::{Value, json};
@@ -10,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::executor::{Counts, Executor};
 use crate::gguf::Gguf;
 use crate::gpu::Gpu;
+use crate::kernel::Tier;
 use crate::kernels::cache::CacheType;
 use crate::kernels::sample::MAX_AHEAD;
 use crate::lanes::Lanes;
@@ -18,6 +21,7 @@ use crate::plan::{Column, ColumnsHeader, Purpose};
 use crate::session::Session;
 use crate::source::Source;
 use crate::tokenizer::Tokenizer;
+use crate::tuning::Tuning;
 
 /// Where to run.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +37,18 @@ pub enum Device {
     Named(String),
     /// A device that is open already: engines on it share its compiled pipelines.
     Open(Box<Gpu>),
+}
+
+impl From<&str> for Device {
+    /// As users name it: auto, gpu, cpu, an adapter's number or part of its name.
+    fn from(name: &str) -> Self {
+        match name {
+            "auto" => Self::Auto,
+            "gpu" => Self::Gpu,
+            "cpu" => Self::Cpu,
+            name => Self::Named(name.into()),
+        }
+    }
 }
 
 /// How to load a model.
@@ -58,6 +74,28 @@ pub struct Settings {
     pub scores: bool,
     /// Cores of the CPU executor; all if `None`.
     pub threads: Option<usize>,
+    /// Which optional features of a GPU the shaders use.
+    pub tier: Tier,
+    /// How kernels are cut up, to begin with; as suits the device if `None`.
+    pub tuning: Option<Tuning>,
+    /// Whether better tunings are looked for by timing them. If `None`, on real GPUs that are not in a browser and
+    /// where [`Self::tuning`] is not given; only then are they remembered, too.
+    pub autotune: Option<bool>,
+}
+
+impl Settings {
+    /// The GPU to run on, in the tier asked for; `None` for the CPU executor.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`].
+    pub async fn gpu(&self) -> Result<Option<Gpu>> {
+        Gpu::choose(&self.device).await?.map(|gpu| gpu.at(self.tier)).transpose()
+    }
+
+    /// How kernels are cut up on this device, or on the CPU.
+    pub fn tuning_on(&self, gpu: Option<&Gpu>) -> Tuning {
+        self.tuning.unwrap_or_else(|| gpu.map_or(Tuning::SOFTWARE, Gpu::tuning))
+    }
 }
 
 impl Default for Settings {
@@ -73,6 +111,9 @@ impl Default for Settings {
             cache: CacheType::F16,
             scores: false,
             threads: None,
+            tier: Tier::default(),
+            tuning: None,
+            autotune: None,
         }
     }
 }
@@ -118,6 +159,7 @@ impl Engine {
         engine.model.load(&engine.config, &mut source, &mut engine.executor, &mut report).await?;
         // A device may be lost, memory is not; and a stream cannot be read again.
         engine.source = (engine.executor.name() == "gpu" && !source.is_sequential()).then_some(source);
+        engine.tune().await?;
         Ok(engine)
     }
 
@@ -128,13 +170,13 @@ impl Engine {
     pub async fn random(gguf: Gguf, settings: &Settings) -> Result<Self> {
         let mut engine = Self::without_weights(gguf, settings).await?;
         engine.model.fill(&engine.config, &mut engine.executor).await?;
+        engine.tune().await?;
         Ok(engine)
     }
 
     async fn without_weights(gguf: Gguf, settings: &Settings) -> Result<Self> {
-        let gpu = Gpu::choose(&settings.device).await?;
-        let lanes = gpu.as_ref().map_or(DEFAULT_LANES, Gpu::lanes);
-        let (config, keep, mut model) = lay_out(&gguf, settings, lanes)?;
+        let gpu = settings.gpu().await?;
+        let (config, keep, mut model) = lay_out(&gguf, settings, settings.tuning_on(gpu.as_ref()))?;
         let weight_bytes_per_step = model.plans[model.decode.plan_for(settings.streams)].weight_bytes(&model.buffers);
         let plans = std::mem::take(&mut model.plans);
         let executor = Executor::new(gpu, &model.buffers, plans, settings.threads).await?;
@@ -165,7 +207,7 @@ impl Engine {
             return Err(error);
         };
         let gpu = lost.gpu().reopen().await?;
-        let (config, _, mut model) = lay_out(&self.gguf, &self.settings, gpu.lanes())?;
+        let (config, _, mut model) = lay_out(&self.gguf, &self.settings, self.settings.tuning_on(Some(&gpu)))?;
         let plans = std::mem::take(&mut model.plans);
         let mut executor = Executor::new(Some(gpu), &model.buffers, plans, None).await?;
         model.load(&config, source, &mut executor, &mut |_| {}).await?;
@@ -314,18 +356,19 @@ impl Engine {
         let mut info = memory_plan(&self.gguf, &self.config, self.keep, &self.model, self.streams());
         info["executor"] = self.executor.name().into();
         info["adapter"] = self.executor.adapter().into();
+        info["tier"] = self.executor.tier().map(Tier::name).into();
         info
     }
 }
 
-/// What [`Engine::load`] would say of a model before it has seen a device: all but executor and adapter. Reads the header
+/// What [`Engine::load`] would say of a model before it has seen a device: all but executor, adapter and tier. Reads the header
 /// alone.
 ///
 /// # Errors
 /// As [`Gguf::read`] and [`lay_out`].
 pub async fn estimate(mut source: Source, settings: &Settings) -> Result<Value> {
     let gguf = Gguf::read(&mut source).await?;
-    let (config, keep, model) = lay_out(&gguf, settings, DEFAULT_LANES)?;
+    let (config, keep, model) = lay_out(&gguf, settings, Tuning::GPU)?;
     Ok(memory_plan(&gguf, &config, keep, &model, settings.streams))
 }
 
@@ -347,19 +390,16 @@ fn memory_plan(gguf: &Gguf, config: &Config, keep: Keep, model: &Model, streams:
     })
 }
 
-/// Invocations that share one row pair on a real GPU.
-pub const DEFAULT_LANES: u32 = 16;
-
 /// Shape, cache and plans of a model, from its header alone.
 ///
 /// # Errors
 /// What [`Config::new`], [`Keep::new`] and [`Model::new`] find wrong.
-pub fn lay_out(gguf: &Gguf, settings: &Settings, lanes: u32) -> Result<(Config, Keep, Model)> {
+pub fn lay_out(gguf: &Gguf, settings: &Settings, tuning: Tuning) -> Result<(Config, Keep, Model)> {
     let config = Config::new(gguf)?;
     let attention = settings.attention.unwrap_or(config.default_attention());
     let keep = Keep::new(&config, attention, settings.sinks, settings.window, settings.expected)?;
     let (chunk, streams) = (check_columns("--chunk", settings.chunk)?, check_columns("--streams", settings.streams)?);
-    let shape = Shape { keep, chunk, streams, cache: settings.cache, scores: settings.scores, lanes };
+    let shape = Shape { keep, chunk, streams, cache: settings.cache, scores: settings.scores, tuning };
     let model = Model::new(&config, gguf, &shape)?;
     Ok((config, keep, model))
 }

@@ -5,6 +5,7 @@ pub mod gpu;
 
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::kernel::Tier;
 use crate::plan::{BufferId, Buffers, Plan};
 use cpu::CpuExecutor;
 use gpu::GpuExecutor;
@@ -200,6 +201,14 @@ impl Executor {
         match self {
             Self::Cpu(cpu) => cpu.adapter(),
             Self::Gpu(gpu) => gpu.adapter(),
+        }
+    }
+
+    /// The tier of the shaders; none on the CPU.
+    pub fn tier(&self) -> Option<Tier> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Gpu(gpu) => Some(gpu.gpu().tier()),
         }
     }
 

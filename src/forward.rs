@@ -21,7 +21,10 @@ use crate::gguf::Gguf;
 use crate::model::Shape;
 use crate::plan::{BufferId, Buffers, Plan, Purpose};
 use crate::quant::BLOCK;
+use crate::tuning::Tuning;
 use crate::weights::{Directory, Matrix, Wanted};
+
+use dispatches::{Attended, Cut};
 
 struct Layer {
     attn_norm: BufferId,
@@ -66,6 +69,8 @@ pub(crate) struct Forward<'a> {
     x: BufferId,
     pub(crate) q: BufferId,
     attended: BufferId,
+    /// What attention over parts of the cache leaves for `project` to put together.
+    parts: BufferId,
     h: BufferId,
     /// Queries, keys and values before `head_norm`.
     raw: BufferId,
@@ -188,10 +193,15 @@ impl<'a> Forward<'a> {
         let q_size = config.n_heads * config.head_dim;
         let raw_keys = if shape.memory(config).is_some() { config.n_kv_heads * config.head_dim } else { 0 };
         let qkv_size = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim;
+        // The same for every tuning, so that plans of one run on the buffers of another.
+        let most_split = Shape { tuning: Tuning { workgroups: u32::MAX, ..Tuning::GPU }, ..*shape };
+        let columns = shape.chunk.max(shape.streams);
+        let parts =
+            (1..=columns.min(8)).map(|columns| columns * Cut::new(config, &most_split, columns, u32::MAX).splits);
+        let parts = parts.max().unwrap_or(1);
         let mut floats = |name: &str, width: u32, columns: u32| {
             buffers.add(name, 4 * u64::from(padded(width)) * u64::from(columns), Purpose::Work)
         };
-        let columns = shape.chunk.max(shape.streams);
         let if_any = |needed: bool| if needed { columns } else { 0 };
         Ok(Self {
             config,
@@ -206,6 +216,7 @@ impl<'a> Forward<'a> {
             x: floats("x", dim, columns),
             q: floats("q", 2 * q_size + raw_keys, columns),
             attended: floats("attended", q_size, columns),
+            parts: floats("parts", padded(q_size) + 2 * config.n_heads, parts),
             h: floats("h", config.ffn_dim, columns),
             raw: floats("raw", qkv_size, if_any(config.family.head_norms)),
             added: floats("added", dim, if_any(config.family.post_norms)),
@@ -225,13 +236,13 @@ impl<'a> Forward<'a> {
             if self.config.is_parallel {
                 self.up(&mut plan, &label, layer); // before x changes
             }
-            self.attention(&mut plan, &label, layer);
+            let attended = self.attention(&mut plan, &label, layer);
             self.memory_read(&mut plan, &label, layer);
-            self.project(&mut plan, &attn_output, self.attended, &layer.output);
+            self.project(&mut plan, &attn_output, attended, &layer.output);
             if !self.config.is_parallel {
                 self.up(&mut plan, &label, layer);
             }
-            self.project(&mut plan, &ffn_down, self.h, &layer.down);
+            self.project(&mut plan, &ffn_down, Attended { buffer: self.h, splits: 1 }, &layer.down);
         }
         end(&mut plan);
         let most = plan.dispatches.iter().flat_map(|dispatch| dispatch.workgroups).max();

@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::engine::{DEFAULT_LANES, Device};
+use crate::engine::Device;
 use crate::error::{Error, Result};
 use crate::executor::gpu::{Pipelines, TIMESTAMPS};
+use crate::kernel::Tier;
+use crate::tuning::Tuning;
 
 /// All adapters of this machine, best first: discrete, integrated, others, software last. In a browser the one it offers.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
@@ -35,7 +37,8 @@ pub fn describe(index: usize, adapter: &wgpu::Adapter) -> Value {
         "backend": info.backend.to_string(),
         "driver": format!("{} {}", info.driver, info.driver_info).trim(),
         "type": format!("{:?}", info.device_type),
-        "tier": "portable",
+        "tier": Tier::default().name(),
+        "tiers": Tier::ALL.into_iter().filter(|tier| has(adapter.features(), *tier)).map(Tier::name).collect::<Vec<_>>(),
         "features": FEATURES.into_iter().filter(|(_, feature)| adapter.features().contains(*feature)).map(|(name, _)| name).collect::<Vec<_>>(),
         "limits": {
             "max_buffer_size": limits.max_buffer_size,
@@ -47,7 +50,12 @@ pub fn describe(index: usize, adapter: &wgpu::Adapter) -> Value {
     })
 }
 
-/// The features that faster tiers will ask for.
+/// Whether a tier runs where there are these features.
+fn has(features: wgpu::Features, tier: Tier) -> bool {
+    tier == Tier::Portable || features.contains(wgpu::Features::SUBGROUP)
+}
+
+/// The features that faster tiers ask for, or may.
 const FEATURES: [(&str, wgpu::Features); 4] = [
     ("shader-f16", wgpu::Features::SHADER_F16),
     ("subgroups", wgpu::Features::SUBGROUP),
@@ -61,6 +69,7 @@ pub struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
+    tier: Tier,
     pub(crate) pipelines: Arc<Mutex<Pipelines>>,
     faults: Arc<Mutex<Faults>>,
 }
@@ -123,13 +132,11 @@ impl Gpu {
                 .max(defaults.max_storage_buffer_binding_size),
             ..defaults
         };
+        let has_timestamps = adapter.features().contains(TIMESTAMPS);
+        let timestamps = if has_timestamps { TIMESTAMPS } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("sinkstream"),
-            required_features: if adapter.features().contains(TIMESTAMPS) {
-                TIMESTAMPS
-            } else {
-                wgpu::Features::empty()
-            },
+            required_features: timestamps | adapter.features() & wgpu::Features::SUBGROUP,
             required_limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage, // everything is allocated once
             ..Default::default()
@@ -147,7 +154,8 @@ impl Gpu {
         let known = |info: &wgpu::AdapterInfo| (info.name.clone(), info.backend, info.vendor, info.device);
         let adapters = adapters().await;
         let same = adapters.iter().find(|adapter| known(&adapter.get_info()) == known(&self.info));
-        Self::open(same.ok_or_else(|| Error::DeviceLost(format!("{} has gone", self.adapter())))?).await
+        let same = same.ok_or_else(|| Error::DeviceLost(format!("{} has gone", self.adapter())))?;
+        Self::open(same).await?.at(self.tier)
     }
 
     /// Takes a device, whoever opened it.
@@ -163,7 +171,24 @@ impl Gpu {
             let mut faults = seen.lock().unwrap_or_else(PoisonError::into_inner);
             faults.lost.get_or_insert_with(|| format!("{reason:?} {message}"));
         });
-        Self { device, queue, info, pipelines: Arc::default(), faults }
+        Self { device, queue, info, tier: Tier::default(), pipelines: Arc::default(), faults }
+    }
+
+    /// The same device in another tier, with pipelines of its own.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`] if the device has not what the tier needs.
+    pub fn at(self, tier: Tier) -> Result<Self> {
+        if !has(self.device.features(), tier) {
+            let (name, tier) = (self.adapter(), tier.name());
+            return Err(Error::NoGpu(format!("{name} cannot run the tier {tier}; --tier portable runs everywhere")));
+        }
+        Ok(if tier == self.tier { self } else { Self { tier, pipelines: Arc::default(), ..self } })
+    }
+
+    /// Its tier.
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     /// Gives the device up with everything on it. To those who still work on it, it is lost.
@@ -191,10 +216,9 @@ impl Gpu {
         self.info.device_type == wgpu::DeviceType::Cpu
     }
 
-    /// Invocations that should share a row pair (override `LANES`): one where barriers cost most, else enough that
-    /// neighbours read neighbouring blocks.
-    pub fn lanes(&self) -> u32 {
-        if self.is_software() { 1 } else { DEFAULT_LANES }
+    /// How kernels are cut up for this device unless something better is known.
+    pub fn tuning(&self) -> Tuning {
+        if self.is_software() { Tuning::SOFTWARE } else { Tuning::GPU }
     }
 
     /// Whether all is well so far. Cheap; asked before every submit.

@@ -3,6 +3,7 @@
 //! A kernel stands in four places under one name: `shaders/x.wgsl`, `src/kernels/x.rs`, entry point `x`, label `x`.
 //! [`crate::plan`] strings dispatches of kernels together; the executors run them.
 
+use crate::error::Error;
 use crate::executor::cpu::Call;
 
 /// How a kernel uses one of its bindings, in the order of `@binding(0)`, `@binding(1)`, ….
@@ -38,6 +39,55 @@ pub const fn write(name: &'static str) -> Binding {
     Binding { name, access: Access::Write }
 }
 
+/// Which of a kernel's compositions a dispatch takes: the same entry point, bindings and twin, other files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// What every kernel has, and all that software adapters run.
+    #[default]
+    Plain,
+    /// Attention over parts of the cache (`attention_split.wgsl`), and `project` that puts the parts together.
+    Split,
+    /// Products in tiles for many columns: `shared/matmul.wgsl` in the place of `shared/matvec.wgsl`.
+    Tiled,
+}
+
+/// Which of the features that not every device has the shaders use. A tier changes no plan and no twin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tier {
+    /// What every WebGPU device has. The default everywhere: nothing else was measured to be faster on a real GPU yet.
+    #[default]
+    Portable,
+    /// Lanes add up their sums by subgroup operations ([`SHARE`]). Sums in another order, else the same.
+    Subgroup,
+}
+
+impl Tier {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Portable, Self::Subgroup];
+
+    /// As users name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Subgroup => "subgroup",
+        }
+    }
+}
+
+impl std::str::FromStr for Tier {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let known = Self::ALL.into_iter().find(|tier| tier.name() == name);
+        known.ok_or_else(|| {
+            Error::Settings(format!("no tier {name:?}; there are {}", Self::ALL.map(Self::name).join(", ")))
+        })
+    }
+}
+
+/// How lanes add up their sums; the tier `subgroup` has another file in its place.
+pub const SHARE: &str = include_str!("../shaders/shared/share.wgsl");
+
 /// Invocations in a workgroup: 64 suits every GPU that WebGPU runs on. Only `nll` and `sample`, where one workgroup has a
 /// whole column of logits, take as many as a default device allows, 256.
 pub const WORKGROUP: u32 = 64;
@@ -50,6 +100,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// The whole shader: shared files, then the kernel's own.
     pub wgsl: &'static [&'static str],
+    /// Its other compositions.
+    pub variants: &'static [(Variant, &'static [&'static str])],
     /// The bindings in order, `params` first.
     pub bindings: &'static [Binding],
     /// The same computation on the CPU.
@@ -57,9 +109,29 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The files of a composition; the plain one where the kernel has no such variant.
+    pub fn files(&self, variant: Variant) -> &'static [&'static str] {
+        let other = self.variants.iter().find(|(known, _)| *known == variant);
+        other.map_or(self.wgsl, |(_, wgsl)| *wgsl)
+    }
+
+    /// Whether a tier has a text of its own for this composition.
+    pub fn differs(&self, variant: Variant, tier: Tier) -> bool {
+        tier == Tier::Subgroup && self.files(variant).contains(&SHARE)
+    }
+
     /// The composed WGSL text.
-    pub fn source(&self) -> String {
-        self.wgsl.join("\n")
+    pub fn source(&self, variant: Variant, tier: Tier) -> String {
+        let in_tier = |part: &&'static str| match *part {
+            SHARE if tier == Tier::Subgroup => include_str!("../shaders/shared/share_subgroup.wgsl"),
+            part => part,
+        };
+        self.files(variant).iter().map(in_tier).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The plain composition and the others.
+    pub fn compositions(&self) -> impl Iterator<Item = Variant> {
+        std::iter::once(Variant::Plain).chain(self.variants.iter().map(|(variant, _)| *variant))
     }
 }
 

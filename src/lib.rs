@@ -25,6 +25,7 @@ pub mod tokenizer;
 pub mod detokenizer;
 
 pub mod gpu;
+pub mod tuning;
 
 pub mod kernel;
 pub mod kernels;

@@ -15,6 +15,7 @@ use crate::kernels::sample;
 use crate::kv_ring::KvRing;
 use crate::plan::{BufferId, Buffers, Column, ColumnsHeader, MAX_COLUMNS, Plan, Purpose};
 use crate::source::Source;
+use crate::tuning::Tuning;
 use crate::weights::Directory;
 
 /// Bytes of logits of one chunk that are scored at once: the binding limit of a default WebGPU device.
@@ -39,8 +40,8 @@ pub struct Shape {
     pub cache: CacheType,
     /// Plans that score every token of a chunk are wanted too.
     pub scores: bool,
-    /// Invocations that share one row pair: 1 on software adapters, where barriers cost most, else 16.
-    pub lanes: u32,
+    /// How the kernels are cut up.
+    pub tuning: Tuning,
 }
 
 impl Shape {

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Variant};
 use crate::kernels;
 
 /// Most columns of one plan: the size of the uniform array in `shaders/shared/columns.wgsl`.
@@ -137,6 +137,8 @@ impl Buffers {
 pub struct Dispatch {
     /// Which kernel.
     pub kernel: &'static Kernel,
+    /// Which of its compositions.
+    pub variant: Variant,
     /// What it works on, for people: `blk.0` or the like.
     pub label: String,
     /// The `params` struct as bytes: scalars of 4 bytes.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::gpu::Gpu;
-use crate::kernel::WORKGROUP;
+use crate::kernel::{Variant, WORKGROUP};
 use crate::kernels::probe::{KERNEL, Params};
 use crate::plan::{BufferId, Buffers, Dispatch, Plan, Purpose};
 use crate::platform::seconds;
@@ -93,6 +93,7 @@ impl Bench {
             let invocations = if bytes == 0 { u64::from(WORKGROUP) } else { bytes / 16 / vectors };
             let dispatch = Dispatch {
                 kernel: &KERNEL,
+                variant: Variant::Plain,
                 label: format!("{bytes} bytes"),
                 params: bytemuck::bytes_of(&Params { vectors: vectors as u32 }).to_vec(),
                 buffers: vec![input, output],

@@ -6,9 +6,10 @@ mod command;
 
 use command::{failure, golden, json};
 use serde_json::Value;
-use sinkstream::engine::{DEFAULT_LANES, Settings, lay_out};
+use sinkstream::engine::{Settings, lay_out};
 use sinkstream::quant::TensorType;
 use sinkstream::random::{self, SHAPES};
+use sinkstream::tuning::Tuning;
 
 const CPU: [&str; 6] = ["bench", "--device", "cpu", "--threads", "1", "--json"];
 const TINY: [&str; 6] = ["--shape", "tiny", "--sinks", "4", "--window", "60"];
@@ -26,7 +27,7 @@ fn every_shape_needs_five_dispatches_a_layer_and_four_more() {
     for shape in SHAPES {
         for kind in [TensorType::Q4_0, TensorType::Q8_0, TensorType::F16] {
             let gguf = pollster::block_on(random::gguf(&shape, kind)).unwrap();
-            let (config, _, model) = lay_out(&gguf, &Settings::default(), DEFAULT_LANES).unwrap();
+            let (config, _, model) = lay_out(&gguf, &Settings::default(), Tuning::GPU).unwrap();
             let dispatches = &model.plans[model.decode.plan_for(1)].dispatches;
             // An embedding that is too large for one binding comes in parts, one dispatch each.
             let parts = dispatches.iter().filter(|d| d.kernel.name == "embed").count();

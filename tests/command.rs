@@ -200,7 +200,10 @@ fn the_plan_of_a_golden_model_is_the_golden_plan() {
 
 #[test]
 fn devices_are_listed() {
-    assert!(json(&["devices", "--json"])["devices"].is_array());
+    let devices = json(&["devices", "--json"]);
+    for device in devices["devices"].as_array().unwrap() {
+        assert!(device["tier"] == "portable" && device["tiers"][0] == "portable", "{device}");
+    }
 }
 
 #[test]

@@ -13,10 +13,11 @@ use common::{load, nlls, try_load};
 use gguf_writer::GgufWriter;
 use pollster::block_on;
 use sinkstream::Error;
-use sinkstream::engine::{Device, Settings};
+use sinkstream::engine::{Device, Settings, lay_out};
 use sinkstream::gguf::Value;
 use sinkstream::gpu::Gpu;
 use sinkstream::kernels::cache::CacheType;
+use sinkstream::tuning::Tuning;
 
 macro_rules! families {
     ($($name:ident),*) => {
@@ -69,6 +70,35 @@ families!(
     qwen2,
     qwen3
 );
+
+/// A layer takes five dispatches, a token four more. Models that norm queries and keys head by head need one more in a
+/// layer (a head's norm has to have seen the whole head, which several workgroups make), those that norm what a block adds one
+/// for each of two blocks.
+#[test]
+fn a_token_takes_five_dispatches_a_layer() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
+    let mut in_parts = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let mut source = sinkstream::Source::memory("a family", std::fs::read(&path).unwrap());
+        let gguf = block_on(sinkstream::gguf::Gguf::read(&mut source)).unwrap();
+        for tuning in [Tuning::SOFTWARE, Tuning::GPU] {
+            let (config, _, model) = lay_out(&gguf, &Settings { scores: true, ..Settings::default() }, tuning).unwrap();
+            let more = u32::from(config.family.head_norms) + 2 * u32::from(config.family.post_norms);
+            let decode = &model.plans[model.decode.plan_for(1)].dispatches;
+            let most = (5 + more) * config.n_layers + 4;
+            assert!(decode.len() <= most as usize, "{}: {} dispatches, not {most}", path.display(), decode.len());
+            for dispatch in model.plans.iter().flat_map(|plan| &plan.dispatches) {
+                let (invocations, columns) = (dispatch.constant("WORKGROUP"), dispatch.constant("COLUMNS"));
+                assert!(invocations <= 256 && invocations * columns <= 512, "{dispatch:?}");
+                if dispatch.kernel.name == "attention" && dispatch.workgroups[2] > 1 {
+                    in_parts += 1;
+                }
+            }
+        }
+    }
+    assert!(in_parts > 0, "no cache is read in parts");
+}
 
 fn golden(name: &str) -> Vec<u8> {
     block_on(common::files::golden(&format!("families/{name}.gguf")))

@@ -74,6 +74,7 @@ impl Memory {
             columns: 1,
             dispatches: vec![Dispatch {
                 kernel,
+                variant: sinkstream::kernel::Variant::Plain,
                 label: kernel.name.into(),
                 params: params.to_vec(),
                 buffers: buffers.to_vec(),

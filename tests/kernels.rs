@@ -9,6 +9,7 @@ mod kernel_cases;
 
 use kernel_cases::SUITES;
 use sinkstream::gpu::{Gpu, adapters};
+use sinkstream::kernel::Tier;
 
 /// The best adapter; none if skipping was asked for.
 fn gpu() -> Option<Gpu> {
@@ -26,14 +27,27 @@ fn gpu() -> Option<Gpu> {
 
 fn run(name: &str) {
     let Some(gpu) = gpu() else { return };
+    run_on(name, &gpu);
+}
+
+fn run_on(name: &str, gpu: &Gpu) {
     let (_, cases) = SUITES.into_iter().find(|(known, _)| *known == name).unwrap();
-    match pollster::block_on(cases().check(&gpu)) {
+    match pollster::block_on(cases().check(gpu)) {
         Ok(summary) => {
             let kernel_cases::Summary { cases, values, exact } = summary;
             println!("{name}: {cases} cases, {values} values equal, {exact} of them to the bit, on {}", gpu.adapter());
             assert!(summary.cases > 0);
         }
         Err(difference) => panic!("{name}: {difference}"),
+    }
+}
+
+#[test]
+fn lanes_that_are_subgroups_add_up_the_same() {
+    let Some(gpu) = gpu() else { return };
+    match gpu.at(Tier::Subgroup) {
+        Ok(gpu) => ["project", "gate_up", "attention"].iter().for_each(|name| run_on(name, &gpu)),
+        Err(error) => println!("NOT CHECKED: {error}"),
     }
 }
 

@@ -9,7 +9,7 @@ use naga::{AddressSpace, Module, Scalar, ScalarKind, StorageAccess, TypeInner};
 use sinkstream::Error;
 use sinkstream::executor::gpu::GpuExecutor;
 use sinkstream::gpu::Gpu;
-use sinkstream::kernel::{Access, Kernel};
+use sinkstream::kernel::{Access, Kernel, Tier, Variant};
 use sinkstream::kernels::{
     ALL, add_norm, attention, embed, gate_up, head_norm, linear, memory_fold, memory_read, nll, probe, project, qkv,
     sample,
@@ -21,30 +21,67 @@ use sinkstream::quant::Layout;
 const CORE: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
 
 fn module(kernel: &Kernel) -> Module {
-    let source = kernel.source();
+    module_of(kernel, Variant::Plain)
+}
+
+fn module_of(kernel: &Kernel, variant: Variant) -> Module {
+    let source = kernel.source(variant, Tier::Portable);
     naga::front::wgsl::parse_str(&source).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&source)))
+}
+
+/// Every composition of every kernel.
+fn compositions() -> impl Iterator<Item = (&'static Kernel, Variant)> {
+    ALL.into_iter().flat_map(|kernel| kernel.compositions().map(move |variant| (kernel, variant)))
 }
 
 #[test]
 fn all_are_valid() {
-    for kernel in ALL {
-        let module = module(kernel);
+    for (kernel, variant) in compositions() {
+        let (module, source) = (module_of(kernel, variant), kernel.source(variant, Tier::Portable));
         let mut validator = Validator::new(ValidationFlags::all(), CORE);
         validator
             .validate(&module)
-            .unwrap_or_else(|error| panic!("{kernel:?}: {}", error.emit_to_string(&kernel.source())));
+            .unwrap_or_else(|error| panic!("{kernel:?} {variant:?}: {}", error.emit_to_string(&source)));
         if let Some(folder) = std::env::var_os("SINKSTREAM_WGSL_DIR") {
             std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(std::path::Path::new(&folder).join(format!("{}.wgsl", kernel.name)), kernel.source())
-                .unwrap();
+            let name = match variant {
+                Variant::Plain => format!("{kernel:?}.wgsl"),
+                variant => format!("{kernel:?}.{}.wgsl", format!("{variant:?}").to_lowercase()),
+            };
+            std::fs::write(std::path::Path::new(&folder).join(name), source).unwrap();
         }
     }
 }
 
+/// For browsers' compilers the text needs a first line that naga does not take.
+#[test]
+fn those_with_subgroups_are_valid_too() {
+    let mut count = 0;
+    for (kernel, variant) in compositions().filter(|(kernel, variant)| kernel.differs(*variant, Tier::Subgroup)) {
+        let source = kernel.source(variant, Tier::Subgroup);
+        let module =
+            naga::front::wgsl::parse_str(&source).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&source)));
+        let mut validator = Validator::new(ValidationFlags::all(), CORE | Capabilities::SUBGROUP);
+        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+        validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
+        validator
+            .validate(&module)
+            .unwrap_or_else(|error| panic!("{kernel:?} {variant:?}: {}", error.emit_to_string(&source)));
+        let refused = Validator::new(ValidationFlags::all(), CORE).validate(&module);
+        assert!(refused.is_err(), "{kernel:?} {variant:?} uses subgroups");
+        if let Some(folder) = std::env::var_os("SINKSTREAM_WGSL_DIR") {
+            let name = format!("{kernel:?}.{}.subgroup.wgsl", format!("{variant:?}").to_lowercase());
+            std::fs::write(std::path::Path::new(&folder).join(name), format!("enable subgroups;\n{source}")).unwrap();
+        }
+        count += 1;
+    }
+    assert_eq!(count, 5, "qkv, linear, gate_up and both of project");
+}
+
 #[test]
 fn bindings_are_those_of_the_descriptor() {
-    for kernel in ALL {
-        let module = module(kernel);
+    for (kernel, variant) in compositions() {
+        let module = module_of(kernel, variant);
         let mut found = vec![];
         for (_, variable) in module.global_variables.iter() {
             let Some(binding) = variable.binding else { continue };
@@ -60,24 +97,26 @@ fn bindings_are_those_of_the_descriptor() {
         found.sort_by_key(|(number, ..)| *number);
         let expected: Vec<_> =
             (0..).zip(kernel.bindings).map(|(i, binding)| (i, binding.name.to_string(), binding.access)).collect();
-        assert_eq!(found, expected, "{kernel:?}");
+        assert_eq!(found, expected, "{kernel:?} {variant:?}");
     }
 }
 
 #[test]
 fn default_limits_are_kept() {
-    for kernel in ALL {
-        let module = module(kernel);
+    for (kernel, variant) in compositions() {
+        let module = module_of(kernel, variant);
         let storage = kernel.bindings.iter().filter(|binding| binding.access != Access::Uniform).count();
         assert!(storage <= 8, "{kernel:?}: {storage} storage buffers");
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let of_workgroup =
             module.global_variables.iter().filter(|(_, variable)| variable.space == AddressSpace::WorkGroup);
-        let bytes: u32 = of_workgroup.map(|(_, variable)| layouter[variable.ty].size).sum();
-        assert!(bytes <= 16 << 10, "{kernel:?}: {bytes} bytes of workgroup memory");
+        let bytes: u32 = of_workgroup.map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16)).sum();
+        println!("{kernel:?} {variant:?}: {bytes} bytes of workgroup memory");
+        assert!(bytes <= 16 << 10, "{kernel:?} {variant:?}: {bytes} bytes of workgroup memory");
         let [entry] = &module.entry_points[..] else { panic!("{kernel:?}: not one entry point") };
         assert_eq!(entry.name, kernel.name);
+        // Where a constant sizes the workgroup it is the plans that keep it at 256: tests/families.rs.
         assert!(entry.workgroup_size.iter().product::<u32>() <= 256, "{kernel:?}: {:?}", entry.workgroup_size);
     }
 }
@@ -165,7 +204,7 @@ fn params_lie_as_in_rust() {
         ),
         (&memory_fold::KERNEL, fields!(memory_fold::Params { n_kv_heads, half, slots, segment, copies, delta })),
         (&add_norm::KERNEL, fields!(add_norm::Params { stride, dim, eps })),
-        (&project::KERNEL, fields!(project::Params { rows, blocks, in_stride, out_stride })),
+        (&project::KERNEL, fields!(project::Params { rows, blocks, in_stride, out_stride, n_heads, half, columns })),
         (&gate_up::KERNEL, fields!(gate_up::Params { ffn_dim, blocks, in_stride, out_stride, dim, eps })),
         (&linear::KERNEL, fields!(linear::Params { rows, first_row, blocks, in_stride, out_stride, dim, eps, cap })),
         (&nll::KERNEL, fields!(nll::Params { vocab_size, stride })),
@@ -199,8 +238,8 @@ fn columns_and_settings_lie_as_in_rust() {
 
 #[test]
 fn every_binding_says_its_shape() {
-    for kernel in ALL {
-        let source = kernel.source();
+    for (kernel, variant) in compositions() {
+        let source = kernel.source(variant, Tier::Portable);
         let lines: Vec<_> = source.lines().filter(|line| line.contains("@binding(")).collect();
         assert_eq!(lines.len(), kernel.bindings.len(), "{kernel:?}: one binding a line");
         for line in lines {
@@ -211,7 +250,8 @@ fn every_binding_says_its_shape() {
                 "{line}"
             );
         }
-        for part in kernel.wgsl {
+        let wgsl = kernel.variants.iter().find(|(known, _)| *known == variant).map_or(kernel.wgsl, |(_, wgsl)| *wgsl);
+        for part in wgsl {
             assert!(part.starts_with("// ") && part.len() > 40, "a shader of {kernel:?} does not say what it is for");
         }
     }
@@ -227,10 +267,21 @@ fn noop() -> (wgpu::Device, Gpu) {
 
 /// The kernel with buffers of one size for all bindings and these constants, of those that it has.
 fn dispatch(kernel: &'static Kernel, buffers: &mut Buffers, bytes: u64, constants: &[(&'static str, u32)]) -> Dispatch {
-    let module = module(kernel);
+    dispatch_of(kernel, Variant::Plain, buffers, bytes, constants)
+}
+
+fn dispatch_of(
+    kernel: &'static Kernel,
+    variant: Variant,
+    buffers: &mut Buffers,
+    bytes: u64,
+    constants: &[(&'static str, u32)],
+) -> Dispatch {
+    let module = module_of(kernel, variant);
     let has = |name: &str| module.overrides.iter().any(|(_, known)| known.name.as_deref() == Some(name));
     Dispatch {
         kernel,
+        variant,
         label: kernel.name.into(),
         params: vec![0; 64],
         buffers: kernel.bindings[1..].iter().map(|binding| buffers.add(binding.name, bytes, Purpose::Work)).collect(),
@@ -248,7 +299,7 @@ fn all_pipelines_can_be_built() {
     let (_, gpu) = noop();
     let mut buffers = Buffers::default();
     let mut dispatches = vec![];
-    for kernel in ALL {
+    for (kernel, variant) in compositions() {
         for layout in 0..Layout::ALL.len() as u32 {
             for (lanes, columns, cache) in [(1, 1, 0), (1, 8, 1), (4, 7, 0), (16, 1, 1), (16, 8, 0), (64, 2, 1)] {
                 let (flag, activation) = (layout % 2, layout % 4);
@@ -261,8 +312,15 @@ fn all_pipelines_can_be_built() {
                     ("LAYER_NORM", flag),
                     ("BIAS", flag),
                     ("ACTIVATION", activation),
+                    (
+                        "WORKGROUP",
+                        if variant == Variant::Split { 256.min(512 / columns.next_power_of_two()) } else { 64 },
+                    ),
+                    ("SPLITS", 2 + layout),
+                    ("HEADS", 1 + layout % 8),
+                    ("WORDS", 4 * lanes),
                 ];
-                dispatches.push(dispatch(kernel, &mut buffers, 1 << 15, &constants));
+                dispatches.push(dispatch_of(kernel, variant, &mut buffers, 1 << 15, &constants));
             }
         }
     }

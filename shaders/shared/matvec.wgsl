@@ -5,15 +5,16 @@
 // software adapters, where barriers cost most, and 16 on GPUs, where neighbours should read neighbouring blocks.
 // f32 sums, weights unpacked in registers: as in llama.cpp's and TVM's WebGPU kernels, but the packing is our own.
 //
-// The kernel defines  fn load_input(column: u32, word: u32) -> vec4<f32>  (4 inputs from 4 · word on).
+// The kernel defines  fn load_input(column: u32, word: u32) -> vec4<f32>  (4 inputs from 4 · word on). For many columns
+// matmul.wgsl stands in the place of this file.
 
 override LANES: u32;   // power of two, at most 64
 override COLUMNS: u32; // columns of a workgroup, 1 to 8
-
-const WORKGROUP: u32 = 64u;
+override WORKGROUP: u32 = 64u; // invocations; COLUMNS · WORKGROUP is at most 512
 override PAIRS: u32 = WORKGROUP / LANES; // row pairs of a workgroup
 
-var<workgroup> partial: array<vec2<f32>, 512>; // [column][invocation]: its lane's share of the sums
+const SHARERS: u32 = 64u; // invocations that measure a column, see norm.wgsl
+
 var<private> sums: array<vec2<f32>, 8>;        // [column]: with LANES = 1, the products of this invocation's pair
 
 // Eight sums of each row, as two vec4: input k belongs to sum k mod 8. The order of a CPU's vectors, so that with
@@ -53,6 +54,11 @@ fn block_product(a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>, column: u32, wo
     return fold(add_products(Lanes(), a, b, column, word));
 }
 
+// The row pair of the workgroup whose rows this invocation gives to `multiply`.
+fn own_pair(invocation: u32) -> u32 {
+    return invocation / LANES;
+}
+
 // Multiplies this invocation's row pair with the columns from `first` on; `product` has the result.
 // Every invocation of the workgroup must call it, also those without a pair (with any valid rows).
 fn multiply(rows: vec2<u32>, blocks: u32, first: u32, invocation: u32) {
@@ -77,9 +83,21 @@ fn multiply(rows: vec2<u32>, blocks: u32, first: u32, invocation: u32) {
         }
         return;
     }
-    // Several lanes: the eight sums are added after every block, which leaves registers for the columns.
-    var own: array<vec2<f32>, 8>; // indexed by constants, so that it stays in registers
-    for (var block = invocation % LANES; block < blocks; block += LANES) {
+    share(add_blocks(array<vec2<f32>, 8>(), rows, blocks, vec2<u32>(0u, blocks), first, invocation), invocation);
+}
+
+// Several lanes: adds the products of this lane's blocks, of those from range.x to range.y, to `sums`. The eight sums are added after every block, which leaves registers for the columns.
+fn add_blocks(
+    sums: array<vec2<f32>, 8>,
+    rows: vec2<u32>,
+    blocks: u32,
+    range: vec2<u32>,
+    first: u32,
+    invocation: u32,
+) -> array<vec2<f32>, 8> {
+    let last = columns.active_ - 1u;
+    var own = sums; // indexed by constants, so that it stays in registers
+    for (var block = range.x + invocation % LANES; block < range.y; block += LANES) {
         let a = load_block(rows.x, blocks, block);
         let b = load_block(rows.y, blocks, block);
         let word = 8u * block;
@@ -92,10 +110,7 @@ fn multiply(rows: vec2<u32>, blocks: u32, first: u32, invocation: u32) {
         if (COLUMNS > 6u) { own[6] += block_product(a, b, min(first + 6u, last), word); }
         if (COLUMNS > 7u) { own[7] += block_product(a, b, min(first + 7u, last), word); }
     }
-    for (var c = 0u; c < COLUMNS; c++) {
-        partial[c * WORKGROUP + invocation] = own[c];
-    }
-    workgroupBarrier();
+    return own;
 }
 
 // The product of item c · PAIRS + p: column c and pair p of the workgroup. With LANES = 1 an invocation may ask for
@@ -104,9 +119,5 @@ fn product(item: u32) -> vec2<f32> {
     if (LANES == 1u) {
         return sums[item / WORKGROUP];
     }
-    var sum = vec2<f32>(0.0);
-    for (var lane = 0u; lane < LANES; lane++) {
-        sum += partial[item * LANES + lane];
-    }
-    return sum;
+    return sum_of_lanes(item);
 }

@@ -8,19 +8,20 @@
 
 override LAYER_NORM: u32; // 0 or 1
 
-var<workgroup> parts: array<f32, 512>;  // [column][invocation]: sum of its share of x or x²
-var<workgroup> eighths: array<f32, 64>; // [column][8]: sums of eight of those
-var<workgroup> means: array<f32, 8>;    // [column], layer norm only
-var<workgroup> inverses: array<f32, 8>; // [column]: 1 / sqrt(variance + eps), layer norm only
+var<workgroup> parts: array<f32, 512>;   // [column][SHARERS]: sum of a share of x or x²
+var<workgroup> eighths: array<f32, 64>;  // [column][8]: sums of eight of those, if there are so many
+var<workgroup> means: array<f32, 32>;    // [column], layer norm only
+var<workgroup> inverses: array<f32, 32>; // [column]: 1 / sqrt(variance + eps), layer norm only
 var<private> first_of_tile: u32;        // first column of the workgroup
 
 // Sums of x or of squares (of the distance from the mean) into `eighths`. `stride`, `words`: vec4 from one column to
 // the next, and in one; `dim`: floats that count.
 fn add_up(stride: u32, words: u32, dim: u32, invocation: u32, is_square: bool) {
-    for (var c = 0u; c < COLUMNS; c++) {
+    let sharer = invocation % SHARERS;
+    for (var c = invocation / SHARERS; c < COLUMNS; c += WORKGROUP / SHARERS) {
         let column = min(first_of_tile + c, columns.active_ - 1u);
         var sum = vec4<f32>(0.0); // by component: a sum of four squares at once may be reordered by a compiler
-        for (var word = invocation; word < words; word += WORKGROUP) {
+        for (var word = sharer; word < words; word += SHARERS) {
             var value = x[column * stride + word];
             if (LAYER_NORM == 1u && is_square) {
                 let index = vec4<u32>(4u * word) + vec4<u32>(0u, 1u, 2u, 3u);
@@ -28,24 +29,32 @@ fn add_up(stride: u32, words: u32, dim: u32, invocation: u32, is_square: bool) {
             }
             sum += value * select(vec4<f32>(1.0), value, is_square);
         }
-        parts[c * WORKGROUP + invocation] = (sum.x + sum.z) + (sum.y + sum.w);
+        parts[c * SHARERS + sharer] = (sum.x + sum.z) + (sum.y + sum.w);
     }
     workgroupBarrier();
-    if (invocation < 8u * COLUMNS) {
-        var sum = 0.0;
-        for (var i = 0u; i < 8u; i++) {
-            sum += parts[8u * invocation + i];
+    if (SHARERS == 64u) {
+        if (invocation < 8u * COLUMNS) {
+            var sum = 0.0;
+            for (var i = 0u; i < 8u; i++) {
+                sum += parts[8u * invocation + i];
+            }
+            eighths[invocation] = sum;
         }
-        eighths[invocation] = sum;
+        workgroupBarrier();
     }
-    workgroupBarrier();
 }
 
 // Mean of what `add_up` added for column `c` of the workgroup.
 fn mean_of(c: u32, dim: u32) -> f32 {
     var sum = 0.0;
-    for (var i = 0u; i < 8u; i++) {
-        sum += eighths[8u * c + i];
+    if (SHARERS == 64u) {
+        for (var i = 0u; i < 8u; i++) {
+            sum += eighths[8u * c + i];
+        }
+    } else {
+        for (var i = 0u; i < SHARERS; i++) {
+            sum += parts[SHARERS * c + i];
+        }
     }
     return sum * (1.0 / f32(dim)); // adapters divide by multiplying with the reciprocal
 }

@@ -6,6 +6,7 @@ use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sinkstream::config::Attention;
 use sinkstream::engine::{Device, Settings};
 use sinkstream::hf::Quant;
+use sinkstream::kernel::Tier;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::sampler::Sampling;
 
@@ -105,6 +106,9 @@ pub(crate) struct RunArgs {
     /// auto (a real GPU, else the CPU), gpu (any adapter), cpu, or an adapter's number or name
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
+    /// What of a GPU the shaders use: portable or subgroup
+    #[arg(long, value_name = "NAME", default_value = "portable")]
+    pub(crate) tier: Tier,
     /// Which earlier tokens a token sees [default: streaming, or infini where the model carries gates for it]
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) attention: Option<AttentionArg>,
@@ -140,12 +144,7 @@ impl RunArgs {
             wrong_usage(&format!("--sinks does not go with --attention {}; use --attention streaming", mode.name()));
         }
         Settings {
-            device: match self.device.as_str() {
-                "auto" => Device::Auto,
-                "gpu" => Device::Gpu,
-                "cpu" => Device::Cpu,
-                name => Device::Named(name.into()),
-            },
+            device: Device::from(self.device.as_str()),
             attention,
             sinks: self.sinks,
             window: self.window,
@@ -155,6 +154,7 @@ impl RunArgs {
                 CacheArg::F32 => CacheType::F32,
             },
             threads: self.threads.map(usize::from),
+            tier: self.tier,
             ..Settings::default()
         }
     }

@@ -9,7 +9,6 @@ mod report;
 use std::ops::ControlFlow;
 
 use sinkstream::engine::Device;
-use sinkstream::gpu::Gpu;
 use sinkstream::platform::{cpu_seconds, seconds};
 use sinkstream::probe::Probe;
 use sinkstream::quant::TensorType;
@@ -69,7 +68,7 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
     let mut settings = args.run.settings();
     let (effort, positions) = if args.against.is_some() { (IN_TURNS, 2) } else { (ALONE, 1) };
     settings.streams = positions * args.streams;
-    let gpu = pollster::block_on(Gpu::choose(&settings.device))?;
+    let gpu = pollster::block_on(settings.gpu())?;
     let probe = pollster::block_on(Probe::measure(gpu.clone(), settings.threads))?;
     settings.device = gpu.map_or(Device::Cpu, |gpu| Device::Open(Box::new(gpu)));
     let mut engine = match args.shape.as_deref().and_then(Shape::find) {

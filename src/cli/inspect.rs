@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use serde_json::{Value, json};
-use sinkstream::engine::{DEFAULT_LANES, Settings, lay_out};
+use sinkstream::engine::{Settings, lay_out};
 use sinkstream::gguf::{self, Gguf};
 use sinkstream::gpu;
 use sinkstream::plan::Purpose;
+use sinkstream::tuning::Tuning;
 use sinkstream::weights::Directory;
 
 use super::args::{DevicesArgs, InfoArgs};
@@ -23,7 +24,7 @@ pub(crate) fn info(MemoryInfoArgs { info: args, memory: with_table }: &MemoryInf
         let entry = types.entry(tensor.kind.to_string()).or_default();
         *entry = (entry.0 + 1, entry.1 + tensor.bytes);
     }
-    let laid_out = lay_out(&gguf, &args.run.settings(), DEFAULT_LANES);
+    let laid_out = lay_out(&gguf, &args.run.settings(), Tuning::GPU);
     let table = match &laid_out {
         Ok((config, keep, _)) if *with_table => Some(Table::new(config, *keep)),
         _ => None,
@@ -111,7 +112,7 @@ fn bits_per_weight(directory: &Directory, is_wanted: impl Fn(&str) -> bool) -> O
 pub(crate) fn plan(args: &InfoArgs) -> Outcome {
     let gguf = pollster::block_on(Gguf::read(&mut open(&args.model)?))?;
     let settings = Settings { scores: true, ..args.run.settings() };
-    let (config, _, model) = lay_out(&gguf, &settings, DEFAULT_LANES)?;
+    let (config, _, model) = lay_out(&gguf, &settings, Tuning::GPU)?;
     if args.run.json {
         let plans: Vec<Value> = model
             .plans

@@ -12,9 +12,10 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use sinkstream::engine::{DEFAULT_LANES, Engine, Settings, lay_out};
+use sinkstream::engine::{Engine, Settings, lay_out};
 use sinkstream::gguf::Gguf;
 use sinkstream::plan::Purpose;
+use sinkstream::tuning::Tuning;
 use sinkstream::{Attention, Error, Result, Sampling, Session};
 
 use super::args::{ModelArgs, RunArgs};
@@ -110,7 +111,7 @@ fn equal_bytes(args: &PasskeyArgs, settings: &Settings, bytes: u64) -> Result<Se
     let streaming =
         |window| Settings { attention: Some(Attention::Streaming), window: Some(window), ..settings.clone() };
     let of = |window| {
-        let (_, _, model) = lay_out(&header, &streaming(window), DEFAULT_LANES)?;
+        let (_, _, model) = lay_out(&header, &streaming(window), Tuning::GPU)?;
         Ok::<u64, Error>(model.buffers.bytes(Purpose::Cache))
     };
     let (one, two) = (of(1)?, of(2)?);

@@ -3,6 +3,7 @@
 
 mod copies;
 mod launch;
+mod pipelines;
 mod profile;
 
 use std::collections::VecDeque;
@@ -13,9 +14,10 @@ use self::launch::{Flight, Staging};
 use super::Counts;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernel::{Access, Kernel};
+use crate::kernel::Access;
 use crate::plan::{BufferId, Buffers, Dispatch, Plan};
 use crate::platform;
+pub(crate) use pipelines::Pipelines;
 pub(crate) use profile::TIMESTAMPS;
 
 /// Where the params of the next dispatch begin: WebGPU's alignment of uniform bindings.
@@ -101,25 +103,10 @@ impl GpuExecutor {
                 buffer(device, &spec.name, spec.bytes, storage | uniform)
             };
             let all: Vec<_> = buffers.specs().iter().enumerate().map(make).collect();
-            let params =
-                buffer(device, "params", params_bytes, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
-            (all, params, Staging::new(device), std::array::from_fn(|_| Staging::new(device)))
+            (all, Staging::new(device), std::array::from_fn(|_| Staging::new(device)))
         };
-        let (all, params, staging, landings) = gpu.checked(&format!("{bytes} bytes of buffers"), make_buffers).await?;
-
-        let make_plans = || {
-            let mut pipelines = gpu.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut params_offset = 0;
-            let mut make = |dispatch: &Dispatch| {
-                gpu.queue.write_buffer(&params, params_offset, &dispatch.params);
-                let pipeline = pipelines.get(device, dispatch);
-                let bind_group = bind_group(device, &pipeline, dispatch, &all, &params, params_offset);
-                params_offset += PARAMS_STRIDE;
-                Step { kernel: dispatch.kernel.name, pipeline, bind_group, workgroups: dispatch.workgroups }
-            };
-            plans.iter().map(|plan| plan.dispatches.iter().map(&mut make).collect()).collect()
-        };
-        let plans = gpu.checked("pipelines", make_plans).await?;
+        let (all, staging, landings) = gpu.checked(&format!("{bytes} bytes of buffers"), make_buffers).await?;
+        let plans = prepare(&gpu, &all, &plans).await?;
         Ok(Self {
             gpu,
             buffers: all,
@@ -162,16 +149,37 @@ impl GpuExecutor {
     /// Commands that run a plan `times` times over, in one pass.
     fn encode(&mut self, plan: usize, times: u32) -> Result<wgpu::CommandEncoder> {
         self.gpu.check()?;
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("run") };
-        let mut encoder = self.gpu.device.create_command_encoder(&descriptor);
-        let mut pass =
-            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
-        for _ in 0..times {
-            self.plans[plan].iter().for_each(|step| step.encode(&mut pass));
+        self.counts.dispatches += self.plans[plan].len() as u64 * u64::from(times);
+        Ok(encode(&self.gpu.device, &self.plans[plan], times))
+    }
+
+    /// Puts other plans over the same buffers in the place of all plans.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) async fn set_plans(&mut self, plans: &[Plan]) -> Result<()> {
+        let count = |plans: &[Vec<Step>]| plans.iter().map(Vec::len).sum::<usize>() as u64;
+        let new = prepare(&self.gpu, &self.buffers, plans).await?;
+        self.bytes = self.bytes - count(&self.plans) * PARAMS_STRIDE + count(&new) * PARAMS_STRIDE;
+        self.plans = new;
+        Ok(())
+    }
+
+    /// Seconds that a plan takes, of those that it takes `times` times over, run before to warm up.
+    ///
+    /// # Errors
+    /// As [`Self::new`] and [`Self::read`].
+    pub(crate) async fn seconds(&mut self, plan: &Plan, times: u32) -> Result<f64> {
+        let steps = prepare(&self.gpu, &self.buffers, std::slice::from_ref(plan)).await?.swap_remove(0);
+        let mut seconds = 0.0;
+        for times in [1, times] {
+            let began = platform::seconds();
+            let commands = encode(&self.gpu.device, &steps, times);
+            self.submit(Some(commands.finish()));
+            self.read(BufferId(0), 0, &mut [0; 4]).await?;
+            seconds = (platform::seconds() - began) / f64::from(times);
         }
-        drop(pass);
-        self.counts.dispatches += u64::from(times) * self.plans[plan].len() as u64;
-        Ok(encoder)
+        Ok(seconds)
     }
 
     /// A copy of part of a buffer, after all that was run before. `offset` in bytes; it and the length are multiples of 4.
@@ -229,6 +237,39 @@ impl GpuExecutor {
         self.unflushed = 0;
         self.gpu.queue.submit(commands)
     }
+}
+
+/// Pipelines and bind groups of all dispatches.
+async fn prepare(gpu: &Gpu, buffers: &[wgpu::Buffer], plans: &[Plan]) -> Result<Vec<Vec<Step>>> {
+    let device = &gpu.device;
+    let make_plans = || {
+        let params_bytes = plans.iter().map(|plan| plan.dispatches.len()).sum::<usize>() as u64 * PARAMS_STRIDE;
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let params = buffer(device, "params", params_bytes.max(PARAMS_STRIDE), usage);
+        let mut pipelines = gpu.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut params_offset = 0;
+        let mut make = |dispatch: &Dispatch| {
+            gpu.queue.write_buffer(&params, params_offset, &dispatch.params);
+            let pipeline = pipelines.get(gpu, dispatch);
+            let bind_group = bind_group(device, &pipeline, dispatch, buffers, &params, params_offset);
+            params_offset += PARAMS_STRIDE;
+            Step { kernel: dispatch.kernel.name, pipeline, bind_group, workgroups: dispatch.workgroups }
+        };
+        plans.iter().map(|plan| plan.dispatches.iter().map(&mut make).collect()).collect()
+    };
+    gpu.checked("pipelines", make_plans).await
+}
+
+/// One pass over the steps, `times` times over.
+fn encode(device: &wgpu::Device, steps: &[Step], times: u32) -> wgpu::CommandEncoder {
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
+    let mut pass =
+        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("run"), timestamp_writes: None });
+    for _ in 0..times {
+        steps.iter().for_each(|step| step.encode(&mut pass));
+    }
+    drop(pass);
+    encoder
 }
 
 /// The buffers that some dispatch binds as uniforms.
@@ -291,75 +332,5 @@ fn bind_group(
         label: Some(&dispatch.label),
         layout: &layout,
         entries: &entries,
-    })
-}
-
-/// Shader modules, one a kernel, and pipelines, one for each kernel and set of constants.
-#[derive(Debug, Default)]
-pub(crate) struct Pipelines {
-    kernels: Vec<(&'static str, wgpu::ShaderModule, wgpu::PipelineLayout)>,
-    pipelines: Vec<(&'static str, Constants, wgpu::ComputePipeline)>,
-}
-
-type Constants = Vec<(&'static str, u32)>;
-
-impl Pipelines {
-    fn get(&mut self, device: &wgpu::Device, dispatch: &Dispatch) -> wgpu::ComputePipeline {
-        let Dispatch { kernel, overrides, .. } = dispatch;
-        let known = self.pipelines.iter().find(|(name, constants, _)| *name == kernel.name && constants == overrides);
-        if let Some((_, _, pipeline)) = known {
-            return pipeline.clone();
-        }
-        if !self.kernels.iter().any(|(name, _, _)| *name == kernel.name) {
-            self.kernels.push((kernel.name, module(device, kernel), layout(device, kernel)));
-        }
-        let of_kernel = self.kernels.iter().find(|(name, _, _)| *name == kernel.name);
-        let (_, module, layout) = of_kernel.expect("compiled just now");
-        let constants: Vec<_> = overrides.iter().map(|(name, value)| (*name, f64::from(*value))).collect();
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
-            layout: Some(layout),
-            module,
-            entry_point: Some(kernel.name),
-            // The kernels write what they read of workgroup memory.
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants,
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        self.pipelines.push((kernel.name, overrides.clone(), pipeline.clone()));
-        pipeline
-    }
-}
-
-fn module(device: &wgpu::Device, kernel: &Kernel) -> wgpu::ShaderModule {
-    let source = wgpu::ShaderSource::Wgsl(kernel.source().into());
-    device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source })
-}
-
-/// The layout that the kernel's descriptor gives. An automatic one would depend on what the constants leave in use.
-fn layout(device: &wgpu::Device, kernel: &Kernel) -> wgpu::PipelineLayout {
-    let entry = |(number, binding): (u32, &crate::kernel::Binding)| wgpu::BindGroupLayoutEntry {
-        binding: number,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer {
-            ty: match binding.access {
-                Access::Uniform => wgpu::BufferBindingType::Uniform,
-                Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                Access::Write => wgpu::BufferBindingType::Storage { read_only: false },
-            },
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        },
-        count: None,
-    };
-    let entries: Vec<_> = (0..).zip(kernel.bindings).map(entry).collect();
-    let group = device
-        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries });
-    device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-        label: Some(kernel.name),
-        bind_group_layouts: &[Some(&group)],
-        immediate_size: 0,
     })
 }

@@ -3,12 +3,13 @@
 use bytemuck::{Pod, bytes_of};
 
 use super::{Chosen, Forward, Given, Layer, Linear, padded};
-use crate::config::Rope;
+use crate::config::{Config, Rope};
 use crate::family::Positions;
-use crate::kernel::{Kernel, WORKGROUP};
+use crate::kernel::{Kernel, Variant, WORKGROUP};
 use crate::kernels::activation::Activation;
 use crate::kernels::cache::CacheType;
-use crate::kernels::{add_norm, attention, embed, gate_up, head_norm, linear, nll, project, qkv, sample};
+use crate::kernels::{add_norm, attention, embed, gate_up, head_norm, linear, matmul, nll, project, qkv, sample};
+use crate::model::Shape;
 use crate::plan::{BufferId, Dispatch, Plan};
 use crate::quant::BLOCK;
 use crate::weights::Matrix;
@@ -22,6 +23,44 @@ struct Normed<'a> {
     cap: f32,
     out: BufferId,
     rows: u32,
+}
+
+/// What `project` adds to the residual stream, before the product.
+#[derive(Clone, Copy)]
+pub(super) struct Attended {
+    pub(super) buffer: BufferId,
+    /// Parts that have yet to be put together.
+    pub(super) splits: u32,
+}
+
+/// How the attention of a plan is cut up.
+pub(super) struct Cut {
+    variant: Variant,
+    /// Query heads of a workgroup.
+    heads: u32,
+    /// 16-byte words of a key.
+    words: u32,
+    /// Parts of the cache.
+    pub(super) splits: u32,
+}
+
+impl Cut {
+    /// By shapes alone, so that a plan can be made before there is a device.
+    pub(super) fn new(config: &Config, shape: &Shape, columns: u32, reach: u32) -> Self {
+        let (keep, half) = (shape.keep, config.head_dim / 2);
+        let group = config.n_heads / config.n_kv_heads;
+        let fits = |heads: &u32| group.is_multiple_of(*heads) && heads * half <= attention::MAX_ITEMS;
+        let heads = (1..=attention::MAX_HEADS).rev().find(fits).unwrap_or(1);
+        let words = half * shape.cache.words_per_pair() as u32; // of 4 bytes
+        if shape.tuning.lanes == 1 || !words.is_multiple_of(4) {
+            return Self { variant: Variant::Plain, heads, words, splits: 1 };
+        }
+        let most = (keep.sinks + keep.window).min(reach) + 1;
+        let wanted = shape.tuning.workgroups.div_ceil(config.n_heads / heads * columns);
+        let fit = attention::MAX_WEIGHTS / (config.n_heads * columns);
+        let splits = if columns > 8 { 1 } else { wanted.min(most / attention::MIN_TOKENS).min(fit) };
+        Self { variant: Variant::Split, heads, words: words / 4, splits: splits.clamp(1, attention::MAX_SPLITS) }
+    }
 }
 
 impl Forward<'_> {
@@ -40,7 +79,7 @@ impl Forward<'_> {
             let buffers = [self.given.columns, matrix.quants, matrix.scales, self.x];
             let workgroups = [matrix.blocks.div_ceil(WORKGROUP), plan.columns, 1];
             let overrides = [("LAYOUT", matrix.layout as u32)];
-            push(plan, &embed::KERNEL, "token_embd", &params, &buffers, &overrides, workgroups);
+            push(plan, &embed::KERNEL, Variant::Plain, "token_embd", &params, &buffers, &overrides, workgroups);
         }
     }
 
@@ -122,49 +161,62 @@ impl Forward<'_> {
         let buffers = [self.given.columns, layer.rope, self.raw, gains, self.q, layer.k, layer.v];
         let workgroups = [heads, plan.columns, 1];
         let overrides: Vec<_> = [self.cache_override()].into_iter().chain(memory(layer)).collect();
-        push(plan, &head_norm::KERNEL, label, &params, &buffers, &overrides, workgroups);
+        push(plan, &head_norm::KERNEL, Variant::Plain, label, &params, &buffers, &overrides, workgroups);
     }
 
-    pub(super) fn attention(&self, plan: &mut Plan, label: &str, layer: &Layer) {
-        let (config, half) = (self.config, self.config.head_dim / 2);
-        let group = config.n_heads / config.n_kv_heads;
-        let fits = |heads: &u32| group.is_multiple_of(*heads) && heads * half <= attention::MAX_ITEMS;
-        let heads = (1..=attention::MAX_HEADS).rev().find(fits).unwrap_or(1);
+    /// What `project` takes: heads side by side in `attended`, or parts of them in `parts`.
+    pub(super) fn attention(&self, plan: &mut Plan, label: &str, layer: &Layer) -> Attended {
+        let config = self.config;
+        let mut cut = Cut::new(config, self.shape, plan.columns, layer.reach);
+        if layer.memory.is_some() {
+            cut.splits = 1; // what memory_read mixes with must be whole
+        }
         let params = attention::Params {
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
-            heads,
-            half,
+            heads: cut.heads,
+            half: config.head_dim / 2,
             slots: self.slots,
             columns: plan.columns,
             stride: padded(config.n_heads * config.head_dim),
             reach: layer.reach,
             cap: config.score_cap,
         };
+        let out = if cut.splits > 1 { self.parts } else { self.attended };
         let Given { columns, slopes, .. } = self.given;
-        let buffers = [columns, self.q, layer.k, layer.v, slopes, layer.sink_logits, self.attended];
-        let workgroups = [config.n_heads / heads, plan.columns, 1];
-        push(plan, &attention::KERNEL, label, &params, &buffers, &[self.cache_override()], workgroups);
+        let buffers = [columns, self.q, layer.k, layer.v, slopes, layer.sink_logits, out];
+        let mut overrides = vec![self.cache_override()];
+        if cut.variant == Variant::Split {
+            overrides.extend([("HEADS", cut.heads), ("WORDS", cut.words), ("SPLITS", cut.splits)]);
+        }
+        let workgroups = [config.n_heads / cut.heads, plan.columns, cut.splits];
+        push(plan, &attention::KERNEL, cut.variant, label, &params, &buffers, &overrides, workgroups);
+        Attended { buffer: out, splits: cut.splits }
     }
 
     /// Adds a product to the residual stream; in two steps where it is normed first.
-    pub(super) fn project(&self, plan: &mut Plan, label: &str, input: BufferId, linear: &Linear) {
+    pub(super) fn project(&self, plan: &mut Plan, label: &str, input: Attended, linear: &Linear) {
         let (matrix, stride) = (&linear.matrix, padded(self.config.dim));
         let params = project::Params {
             rows: matrix.rows,
             blocks: matrix.blocks,
             in_stride: matrix.blocks * BLOCK as u32,
             out_stride: stride,
+            n_heads: self.config.n_heads,
+            half: self.config.head_dim / 2,
+            columns: plan.columns,
         };
         let to = if linear.post_norm.is_some() { self.added } else { self.x };
         let none = linear.bias.unwrap_or(self.none);
-        let buffers = [self.given.columns, input, matrix.quants, matrix.scales, none, to];
+        let buffers = [self.given.columns, input.buffer, matrix.quants, matrix.scales, none, to];
         let pairs = matrix.rows.div_ceil(2);
-        self.push_matrix(plan, &project::KERNEL, label, &params, &buffers, matrix, &[bias(linear.bias)], pairs);
+        let overrides = [bias(linear.bias), ("SPLITS", input.splits)];
+        let overrides = &overrides[..if input.splits > 1 { 2 } else { 1 }];
+        self.push_matrix(plan, &project::KERNEL, label, &params, &buffers, matrix, overrides, pairs);
         if let Some(gain) = linear.post_norm {
             let params = add_norm::Params { stride, dim: self.config.dim, eps: self.config.eps };
             let buffers = [self.given.columns, gain, self.added, self.x];
-            push(plan, &add_norm::KERNEL, label, &params, &buffers, &[], [1, plan.columns, 1]);
+            push(plan, &add_norm::KERNEL, Variant::Plain, label, &params, &buffers, &[], [1, plan.columns, 1]);
         }
     }
 
@@ -243,7 +295,8 @@ impl Forward<'_> {
         self.logits(plan);
         let params = nll::Params { vocab_size: self.config.vocab_size, stride: padded(self.config.vocab_size) };
         let workgroups = [1, plan.columns, 1];
-        push(plan, &nll::KERNEL, "score", &params, &[self.given.columns, self.logits, nll], &[], workgroups);
+        let buffers = [self.given.columns, self.logits, nll];
+        push(plan, &nll::KERNEL, Variant::Plain, "score", &params, &buffers, &[], workgroups);
     }
 
     pub(crate) fn sample(&self, plan: &mut Plan, chosen: &Chosen) {
@@ -255,7 +308,7 @@ impl Forward<'_> {
         };
         let Chosen { settings, recent, ids, logprobs } = *chosen;
         let buffers = [settings, self.given.columns, self.logits, recent, ids, logprobs];
-        push(plan, &sample::KERNEL, "sample", &params, &buffers, &[], [1, plan.columns, 1]);
+        push(plan, &sample::KERNEL, Variant::Plain, "sample", &params, &buffers, &[], [1, plan.columns, 1]);
     }
 
     pub(super) fn cache_override(&self) -> (&'static str, u32) {
@@ -279,13 +332,29 @@ impl Forward<'_> {
         more: &[(&'static str, u32)],
         pairs: u32,
     ) {
-        let columns = plan.columns.min(8);
-        let mut overrides = vec![("LAYOUT", matrix.layout as u32), ("LANES", self.shape.lanes), ("COLUMNS", columns)];
+        let lanes = self.shape.tuning.lanes;
+        let splits = more.iter().find(|(name, _)| *name == "SPLITS").map_or(1, |(_, splits)| *splits);
+        let (variant, columns, across) = match plan.columns {
+            most if lanes > 1 && most >= matmul::MIN_COLUMNS => (Variant::Tiled, matmul::COLUMNS, matmul::PAIRS),
+            most if splits > 1 => {
+                // The parts are put together in every workgroup: better few large ones.
+                let invocations = (matmul::MAX_SHARES / most.next_power_of_two()).min(256);
+                (Variant::Split, most, invocations / lanes)
+            }
+            most => (Variant::Plain, most.min(8), WORKGROUP / lanes),
+        };
+        let mut overrides = vec![("LAYOUT", matrix.layout as u32)];
+        if variant != Variant::Tiled {
+            overrides.extend([("LANES", lanes), ("COLUMNS", columns)]);
+        }
+        if variant == Variant::Split {
+            overrides.push(("WORKGROUP", across * lanes));
+        }
         overrides.extend(more);
-        let tiles = pairs.div_ceil(WORKGROUP / self.shape.lanes);
+        let tiles = pairs.div_ceil(across);
         let across = tiles.min(1 << 15); // beyond a device's 65,535 workgroups the tiles go on in z
         let workgroups = [across, plan.columns.div_ceil(columns), tiles.div_ceil(across)];
-        push(plan, kernel, label, params, buffers, &overrides, workgroups);
+        push(plan, kernel, variant, label, params, buffers, &overrides, workgroups);
     }
 }
 
@@ -303,9 +372,11 @@ fn rope_scale(rope: Rope) -> f32 {
     rope.magnitude * rope.magnitude
 }
 
+#[allow(clippy::too_many_arguments, reason = "what makes a dispatch")]
 pub(super) fn push<P: Pod>(
     plan: &mut Plan,
     kernel: &'static Kernel,
+    variant: Variant,
     label: &str,
     params: &P,
     buffers: &[BufferId],
@@ -314,6 +385,7 @@ pub(super) fn push<P: Pod>(
 ) {
     plan.dispatches.push(Dispatch {
         kernel,
+        variant,
         label: label.into(),
         params: bytes_of(params).to_vec(),
         buffers: buffers.to_vec(),

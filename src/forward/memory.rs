@@ -4,6 +4,7 @@ use super::dispatches::push;
 use super::{Forward, Layer, Weights, padded};
 use crate::config::{Config, Infini};
 use crate::error::Result;
+use crate::kernel::Variant;
 use crate::kernels::{memory, memory_fold, memory_read};
 use crate::plan::{BufferId, Plan, Purpose};
 
@@ -59,7 +60,16 @@ impl Forward<'_> {
         };
         let buffers = [self.given.columns, self.q, gates, state, keys, self.attended];
         let workgroups = [config.n_heads, plan.columns, 1];
-        push(plan, &memory_read::KERNEL, label, &params, &buffers, &[self.cache_override()], workgroups);
+        push(
+            plan,
+            &memory_read::KERNEL,
+            Variant::Plain,
+            label,
+            &params,
+            &buffers,
+            &[self.cache_override()],
+            workgroups,
+        );
     }
 
     /// Full segments into the memories of all layers; `None` without one. A column for every stream with one: its last token.
@@ -79,7 +89,7 @@ impl Forward<'_> {
             let buffers = [self.given.columns, keys, layer.v, state];
             let workgroups = [params.half.div_ceil(memory_fold::PAIRS), params.n_kv_heads, plan.columns];
             let (label, overrides) = (format!("blk.{n}"), [self.cache_override()]);
-            push(&mut plan, &memory_fold::KERNEL, &label, &params, &buffers, &overrides, workgroups);
+            push(&mut plan, &memory_fold::KERNEL, Variant::Plain, &label, &params, &buffers, &overrides, workgroups);
         }
         Some(plan)
     }

@@ -26,6 +26,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/sum.wgsl"),
         include_str!("../../shaders/add_norm.wgsl"),
     ],
+    variants: &[],
     bindings: &[uniform("params"), uniform("columns"), read("gain"), write("y"), write("x")],
     twin,
 };

@@ -21,13 +21,19 @@ use rayon::prelude::*;
 use self::attend::{Attend, Cache, Heads};
 use super::cache::CacheType;
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, read, uniform, write};
+use crate::kernel::{Kernel, Variant, read, uniform, write};
 use crate::platform::vectorised;
 
 /// Most query heads of one workgroup.
 pub const MAX_HEADS: u32 = 8;
 /// A sink logit that changes nothing: its weight is lost in the rounding of any sum.
 pub const NO_SINK_LOGIT: f32 = -3e38;
+/// Most parts of the cache.
+pub const MAX_SPLITS: u32 = 16;
+/// Fewest tokens of a part of a full cache.
+pub const MIN_TOKENS: u32 = 64;
+/// Most weights of parts that `project` holds: columns · heads · parts.
+pub const MAX_WEIGHTS: u32 = 1024;
 /// Most pairs of output of one workgroup: 16 for each invocation.
 pub const MAX_ITEMS: u32 = 1024;
 
@@ -57,14 +63,28 @@ pub struct Params {
 
 /// Grid: (`n_heads / heads`, columns). Override: `CACHE_F32`.
 /// `q` as [`super::qkv`] leaves it; `out` is `[column][n_heads][head_dim]`.
+///
+/// [`Variant::Split`] has z = `SPLITS` in its grid and the overrides `HEADS`, `WORDS`, `SPLITS` (`shaders/attention_split.wgsl`). With
+/// more than one part `out` means something to `project` of the same variant only; their twins know no parts.
 pub const KERNEL: Kernel = Kernel {
     name: "attention",
     wgsl: &[
         include_str!("../../shaders/shared/columns.wgsl"),
         include_str!("../../shaders/shared/cache.wgsl"),
         include_str!("../../shaders/shared/exp.wgsl"),
+        include_str!("../../shaders/shared/slots.wgsl"),
         include_str!("../../shaders/attention.wgsl"),
     ],
+    variants: &[(
+        Variant::Split,
+        &[
+            include_str!("../../shaders/shared/columns.wgsl"),
+            include_str!("../../shaders/shared/cache.wgsl"),
+            include_str!("../../shaders/shared/exp.wgsl"),
+            include_str!("../../shaders/shared/slots.wgsl"),
+            include_str!("../../shaders/attention_split.wgsl"),
+        ],
+    )],
     bindings: &[
         uniform("params"),
         uniform("columns"),
@@ -173,6 +193,7 @@ mod tests {
         let ids: Vec<_> = data.iter().map(|bytes| buffers.add("a buffer", bytes.len() as u64, Purpose::Work)).collect();
         let dispatch = Dispatch {
             kernel: &KERNEL,
+            variant: Variant::Plain,
             label: "attention".into(),
             params: bytemuck::bytes_of(&params).to_vec(),
             buffers: ids.clone(),

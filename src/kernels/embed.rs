@@ -30,6 +30,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/embed.wgsl"),
     ],
+    variants: &[],
     bindings: &[uniform("params"), uniform("columns"), read("quants"), read("scales"), write("x")],
     twin,
 };

@@ -50,6 +50,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/sum.wgsl"),
         include_str!("../../shaders/head_norm.wgsl"),
     ],
+    variants: &[],
     bindings: &[
         uniform("params"),
         uniform("columns"),

@@ -7,7 +7,7 @@ use super::activation::Activation;
 use super::exp::soft_cap;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, read, uniform, write};
+use crate::kernel::{Kernel, SHARE, Variant, read, uniform, write};
 
 /// Mirrors `Params` in `shaders/linear.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -40,10 +40,23 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/shared/norm.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
+        SHARE,
         include_str!("../../shaders/shared/exp.wgsl"),
         include_str!("../../shaders/shared/activation.wgsl"),
         include_str!("../../shaders/linear.wgsl"),
     ],
+    variants: &[(
+        Variant::Tiled,
+        &[
+            include_str!("../../shaders/shared/columns.wgsl"),
+            include_str!("../../shaders/shared/weights.wgsl"),
+            include_str!("../../shaders/shared/norm.wgsl"),
+            include_str!("../../shaders/shared/matmul.wgsl"),
+            include_str!("../../shaders/shared/exp.wgsl"),
+            include_str!("../../shaders/shared/activation.wgsl"),
+            include_str!("../../shaders/linear.wgsl"),
+        ],
+    )],
     bindings: &[
         uniform("params"),
         uniform("columns"),

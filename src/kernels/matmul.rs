@@ -16,6 +16,15 @@ use rayon::prelude::*;
 use crate::platform::{Work, vectorised};
 use crate::quant::{BLOCK, Layout, unpack_row, widen};
 
+/// Columns and row pairs of a workgroup of `shaders/shared/matmul.wgsl`.
+pub const COLUMNS: u32 = 32;
+/// See [`COLUMNS`].
+pub const PAIRS: u32 = 32;
+/// Columns of a plan from which on tiles are better than several passes of `shaders/shared/matvec.wgsl` over the weights.
+pub const MIN_COLUMNS: u32 = 16;
+/// Most shares of sums that `shaders/shared/matvec.wgsl` holds: columns · invocations of a workgroup.
+pub const MAX_SHARES: u32 = 512;
+
 /// Rows of one chunk: what a core takes at a time.
 const CHUNK: usize = 32;
 /// Columns of one tile.

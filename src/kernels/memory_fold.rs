@@ -49,6 +49,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/memory.wgsl"),
         include_str!("../../shaders/memory_fold.wgsl"),
     ],
+    variants: &[],
     bindings: &[uniform("params"), uniform("columns"), read("keys"), read("v"), write("memory")],
     twin,
 };

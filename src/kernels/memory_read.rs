@@ -47,6 +47,7 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/memory.wgsl"),
         include_str!("../../shaders/memory_read.wgsl"),
     ],
+    variants: &[],
     bindings: &[
         uniform("params"),
         uniform("columns"),

@@ -20,6 +20,7 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "nll",
     wgsl: &[include_str!("../../shaders/shared/columns.wgsl"), include_str!("../../shaders/nll.wgsl")],
+    variants: &[],
     bindings: &[uniform("params"), uniform("columns"), read("logits"), write("out")],
     twin,
 };

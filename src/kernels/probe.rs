@@ -18,6 +18,7 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "probe",
     wgsl: &[include_str!("../../shaders/probe.wgsl")],
+    variants: &[],
     bindings: &[uniform("params"), read("input"), write("output")],
     twin,
 };

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::matmul::{Input, Matrix, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, read, uniform, write};
+use crate::kernel::{Kernel, SHARE, Variant, read, uniform, write};
 
 /// Mirrors `Params` in `shaders/project.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -19,16 +19,49 @@ pub struct Params {
     pub in_stride: u32,
     /// Floats from one column of `x` to the next.
     pub out_stride: u32,
+    /// Heads that `input` consists of; read by [`Variant::Split`] only, as are the next two.
+    pub n_heads: u32,
+    /// Pairs of such a head; even.
+    pub half: u32,
+    /// Columns of the plan.
+    pub columns: u32,
 }
 
-/// Grid: (row pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`, `BIAS`.
+/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`, `BIAS`; but for [`Variant::Tiled`]
+/// `LANES`, `COLUMNS`; for [`Variant::Split`] also `SPLITS`, `WORKGROUP`: there `input` is what attention of as many parts left.
 pub const KERNEL: Kernel = Kernel {
     name: "project",
     wgsl: &[
         include_str!("../../shaders/shared/columns.wgsl"),
         include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
+        SHARE,
+        include_str!("../../shaders/shared/whole_input.wgsl"),
         include_str!("../../shaders/project.wgsl"),
+    ],
+    variants: &[
+        (
+            Variant::Split,
+            &[
+                include_str!("../../shaders/shared/columns.wgsl"),
+                include_str!("../../shaders/shared/weights.wgsl"),
+                include_str!("../../shaders/shared/exp.wgsl"),
+                include_str!("../../shaders/shared/matvec.wgsl"),
+                SHARE,
+                include_str!("../../shaders/shared/split_input.wgsl"),
+                include_str!("../../shaders/project.wgsl"),
+            ],
+        ),
+        (
+            Variant::Tiled,
+            &[
+                include_str!("../../shaders/shared/columns.wgsl"),
+                include_str!("../../shaders/shared/weights.wgsl"),
+                include_str!("../../shaders/shared/matmul.wgsl"),
+                include_str!("../../shaders/shared/whole_input.wgsl"),
+                include_str!("../../shaders/project.wgsl"),
+            ],
+        ),
     ],
     bindings: &[
         uniform("params"),

@@ -8,7 +8,7 @@ use super::cache::CacheType;
 use super::heads::Heads;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, read, uniform, write};
+use crate::kernel::{Kernel, SHARE, Variant, read, uniform, write};
 
 /// Mirrors `Params` in `shaders/qkv.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -58,11 +58,25 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/shared/norm.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
+        SHARE,
         include_str!("../../shaders/shared/rope.wgsl"),
         include_str!("../../shaders/shared/cache.wgsl"),
         include_str!("../../shaders/shared/heads.wgsl"),
         include_str!("../../shaders/qkv.wgsl"),
     ],
+    variants: &[(
+        Variant::Tiled,
+        &[
+            include_str!("../../shaders/shared/columns.wgsl"),
+            include_str!("../../shaders/shared/weights.wgsl"),
+            include_str!("../../shaders/shared/norm.wgsl"),
+            include_str!("../../shaders/shared/matmul.wgsl"),
+            include_str!("../../shaders/shared/rope.wgsl"),
+            include_str!("../../shaders/shared/cache.wgsl"),
+            include_str!("../../shaders/shared/heads.wgsl"),
+            include_str!("../../shaders/qkv.wgsl"),
+        ],
+    )],
     bindings: &[
         uniform("params"),
         uniform("columns"),

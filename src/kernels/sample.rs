@@ -57,6 +57,7 @@ pub struct Settings {
 pub const KERNEL: Kernel = Kernel {
     name: "sample",
     wgsl: &[include_str!("../../shaders/shared/columns.wgsl"), include_str!("../../shaders/sample.wgsl")],
+    variants: &[],
     bindings: &[
         uniform("params"),
         uniform("settings"),

@@ -1,5 +1,7 @@
 //! Threads, vector instructions, clock and GPU waiting on an operating system.
 
+use std::path::PathBuf;
+
 use super::Work;
 use crate::error::{Error, Result};
 
@@ -48,6 +50,29 @@ pub fn vectorised(work: impl Work) {
 
 /// Most bytes that an executor may hold in memory: the system says when there is no more.
 pub const MOST_BYTES: u64 = 1 << 62;
+
+/// Whether [`remember`] does.
+pub const REMEMBERS: bool = true;
+
+/// This program's folder for what can be found out again: the user's cache folder, if there is one.
+fn cache_folder() -> Option<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || from("HOME").map(|home| home.join(".cache"));
+    Some(from("XDG_CACHE_HOME").or_else(home).or_else(|| from("LOCALAPPDATA"))?.join("sinkstream"))
+}
+
+/// What was last remembered under this name, if it can be read.
+pub fn remembered(name: &str) -> Option<String> {
+    std::fs::read_to_string(cache_folder()?.join(name)).ok()
+}
+
+/// Remembers a text under a name, if it can: nothing depends on it.
+pub fn remember(name: &str, text: &str) {
+    let Some(folder) = cache_folder() else { return };
+    let part = folder.join(format!("{name}.{}", std::process::id())); // renamed when whole: others may read now
+    let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&part, text));
+    let _ = written.and_then(|()| std::fs::rename(&part, folder.join(name)));
+}
 
 /// Seconds since some fixed moment.
 pub fn seconds() -> f64 {

@@ -48,6 +48,17 @@ extern "C" {
     fn now_ms() -> f64;
 }
 
+/// Whether [`remember`] does.
+pub const REMEMBERS: bool = false;
+
+/// Nothing: what a page may keep is the page's to say.
+pub fn remembered(_name: &str) -> Option<String> {
+    None
+}
+
+/// Does nothing.
+pub fn remember(_name: &str, _text: &str) {}
+
 /// Seconds since some fixed moment.
 pub fn seconds() -> f64 {
     now_ms() / 1000.0

@@ -4,18 +4,18 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "part of a test, included by path")]
 
-use bytemuck::{Pod, bytes_of, cast_slice};
+use bytemuck::{Pod, Zeroable, bytes_of, cast_slice};
 use half::f16;
 use sinkstream::executor::cpu::CpuExecutor;
 use sinkstream::executor::gpu::GpuExecutor;
 use sinkstream::gpu::Gpu;
-use sinkstream::kernel::{Access, Kernel, WORKGROUP};
+use sinkstream::kernel::{Access, Kernel, Tier, Variant, WORKGROUP};
 use sinkstream::kernels::activation::Activation;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::kernels::rope::turns_per_position;
 use sinkstream::kernels::{
-    add_norm, attention, embed, gate_up, head_norm, linear, memory, memory_fold, memory_read, nll, probe, project, qkv,
-    sample,
+    add_norm, attention, embed, gate_up, head_norm, linear, matmul, memory, memory_fold, memory_read, nll, probe,
+    project, qkv, sample,
 };
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, MAX_COLUMNS, Plan, Purpose};
 use sinkstream::quant::{BLOCK, Layout};
@@ -54,6 +54,8 @@ pub const SUITES: [Suite; 13] = [
 pub enum Compare {
     /// Bit for bit.
     Exact,
+    /// Not at all: what is only passed on.
+    Nothing,
     /// As f32, to this part of the largest value.
     Float(f32),
     /// As pairs of f16 that were rounded from nearly equal f32: one in fifty may differ, and by one unit at most.
@@ -101,10 +103,25 @@ impl Cases {
         overrides: &[(&'static str, u32)],
         workgroups: [u32; 3],
     ) {
+        self.push_variant(name, kernel, Variant::Plain, params, bound, overrides, workgroups);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what makes a case")]
+    fn push_variant<P: Pod>(
+        &mut self,
+        name: String,
+        kernel: &'static Kernel,
+        variant: Variant,
+        params: &P,
+        bound: Vec<Bound>,
+        overrides: &[(&'static str, u32)],
+        workgroups: [u32; 3],
+    ) {
         let lanes = overrides.iter().find(|(name, _)| *name == "LANES").map_or(1, |(_, lanes)| *lanes);
         // Compilers turn GELU's polynomials around: only with SiLU, or nothing, are the bits promised.
         let is_gelu = overrides.iter().any(|(name, value)| *name == "ACTIVATION" && *value > Activation::Silu as u32);
-        let has_equal_bits = lanes == 1 && !is_gelu && !["nll", "sample"].contains(&kernel.name);
+        let has_equal_bits =
+            variant == Variant::Plain && lanes == 1 && !is_gelu && !["nll", "sample"].contains(&kernel.name);
         let mut case = Case { name, plan: self.plans.len(), times: 1, data: vec![], outputs: vec![], has_equal_bits };
         assert_eq!(kernel.bindings.len(), bound.len() + 1, "bindings of {kernel:?}");
         for (binding, Bound(bytes, compare)) in kernel.bindings[1..].iter().zip(bound) {
@@ -116,6 +133,7 @@ impl Cases {
         }
         let dispatch = Dispatch {
             kernel,
+            variant,
             label: case.name.clone(),
             params: bytes_of(params).to_vec(),
             buffers: case.data.iter().map(|(id, _)| *id).collect(),
@@ -124,6 +142,29 @@ impl Cases {
         };
         self.plans.push(Plan { name: case.name.clone(), columns: 1, dispatches: vec![dispatch] });
         self.cases.push(case);
+    }
+
+    /// Adds a dispatch to the last case, whose buffer `shared.1` it reads as buffer `shared.0`; what it writes is compared.
+    #[allow(clippy::too_many_arguments, reason = "what makes a case")]
+    fn follow<P: Pod>(
+        &mut self,
+        kernel: &'static Kernel,
+        variant: Variant,
+        params: &P,
+        bound: Vec<Bound>,
+        overrides: &[(&'static str, u32)],
+        workgroups: [u32; 3],
+        shared: (usize, BufferId),
+    ) {
+        self.push_variant(String::new(), kernel, variant, params, bound, overrides, workgroups);
+        let (mut case, mut plan) = (self.cases.pop().expect("just added"), self.plans.pop().expect("just added"));
+        case.data.remove(shared.0);
+        let mut dispatch = plan.dispatches.remove(0);
+        dispatch.buffers[shared.0] = shared.1;
+        let (first, plan) = (self.cases.last_mut().expect("a case"), self.plans.last_mut().expect("its plan"));
+        first.data.extend(case.data);
+        first.outputs.extend(case.outputs);
+        plan.dispatches.push(dispatch);
     }
 
     /// Runs all cases on both executors.
@@ -169,6 +210,7 @@ impl Compare {
             Err(format!("word {at} of {words}, one of {different}: twin {expected:?}, GPU {found:?}"))
         };
         match self {
+            Self::Nothing => Ok(()),
             Self::Exact => match expected.iter().zip(found).position(|(a, b)| a != b) {
                 Some(at) => differs(at, &expected[at], &found[at]),
                 None => Ok(()),
@@ -290,29 +332,34 @@ struct Cut {
     columns: (u32, u32),
     /// Columns of a workgroup.
     tile: u32,
+    variant: Variant,
 }
 
 impl Cut {
     /// The constants, and of the norm, the bias and the activation those that the kernel has. These go with the cut, so
     /// that every value meets every layout without more pipelines.
     fn overrides(self, kernel: &Kernel) -> Vec<(&'static str, u32)> {
-        let mut overrides = vec![("LAYOUT", self.layout as u32), ("LANES", self.lanes), ("COLUMNS", self.tile)];
-        let (norm, bias, activation) = self.variant();
-        let source = kernel.source();
+        let mut overrides = vec![("LAYOUT", self.layout as u32)];
+        if self.variant == Variant::Plain {
+            overrides.extend([("LANES", self.lanes), ("COLUMNS", self.tile)]);
+        }
+        let (norm, bias, activation) = self.flags();
+        let source = kernel.source(self.variant, Tier::Portable);
         let more = [("LAYER_NORM", norm), ("BIAS", bias), ("ACTIVATION", activation)];
         overrides.extend(more.into_iter().filter(|(name, _)| source.contains(&format!("override {name}:"))));
         overrides
     }
 
     /// `LAYER_NORM`, `BIAS` and `ACTIVATION`.
-    fn variant(self) -> (u32, u32, u32) {
+    fn flags(self) -> (u32, u32, u32) {
         let number = self.layout as u32 + self.columns.0 + self.lanes / 4;
         (number % 2, number / 2 % 2, number % 4)
     }
 
     /// Workgroups for so many row pairs; some are folded into z, as for a large vocabulary.
     fn workgroups(self, pairs: u32) -> [u32; 3] {
-        let tiles = pairs.div_ceil(WORKGROUP / self.lanes);
+        let of_workgroup = if self.variant == Variant::Tiled { matmul::PAIRS } else { WORKGROUP / self.lanes };
+        let tiles = pairs.div_ceil(of_workgroup);
         let across = tiles.div_ceil(2).max(1);
         [across, self.columns.0.div_ceil(self.tile), tiles.div_ceil(across)]
     }
@@ -350,8 +397,12 @@ fn cuts(layouts: &[Layout]) -> Vec<((u32, u32), Cut)> {
         for (i, (columns, tile, lanes)) in common.chain(rare).copied().enumerate() {
             for part in [0, 3] {
                 let size = sizes[(i + layout as usize + part) % sizes.len()];
-                cuts.push((size, Cut { layout, lanes, columns, tile }));
+                cuts.push((size, Cut { layout, lanes, columns, tile, variant: Variant::Plain }));
             }
+        }
+        for (i, columns) in [(16, 9), (48, 33), (128, 77)].into_iter().enumerate() {
+            let size = sizes[(2 * i + layout as usize) % sizes.len()];
+            cuts.push((size, Cut { layout, lanes: 4, columns, tile: matmul::COLUMNS, variant: Variant::Tiled }));
         }
     }
     cuts
@@ -398,14 +449,20 @@ fn project_cases() -> Cases {
         let blocks = (cols as usize).div_ceil(BLOCK);
         let (in_stride, out_stride) = (blocks * BLOCK, rows as usize + 3);
         let (quants, scales) = weights(&mut random, cut.layout, rows as usize, blocks);
-        let params =
-            project::Params { rows, blocks: blocks as u32, in_stride: in_stride as u32, out_stride: out_stride as u32 };
+        let params = project::Params {
+            rows,
+            blocks: blocks as u32,
+            in_stride: in_stride as u32,
+            out_stride: out_stride as u32,
+            ..Zeroable::zeroed()
+        };
         let of_plan = cut.columns.0 as usize;
         let inputs = activations(&mut random, of_plan, cols as usize, in_stride);
         let x = random.floats(of_plan * out_stride, 1.0);
-        cases.push(
+        cases.push_variant(
             format!("{rows} x {cols}, {cut:?}"),
             &project::KERNEL,
+            cut.variant,
             &params,
             vec![
                 columns_of(&cut.active()),
@@ -441,9 +498,10 @@ fn gate_up_cases() -> Cases {
         let x = activations(&mut random, of_plan, dim as usize, in_stride);
         let gain = random.floats(2 * in_stride, 1.5);
         let h = random.floats(of_plan * out_stride, 1.0);
-        cases.push(
+        cases.push_variant(
             format!("{ffn_dim} x {dim}, {cut:?}"),
             &gate_up::KERNEL,
+            cut.variant,
             &params,
             vec![
                 columns_of(&cut.active()),
@@ -469,21 +527,22 @@ fn linear_cases() -> Cases {
         let (quants, scales) = weights(&mut random, cut.layout, rows as usize, blocks);
         let params = linear::Params {
             rows,
-            first_row: 3 * cut.variant().0,
+            first_row: 3 * cut.flags().0,
             blocks: blocks as u32,
             in_stride: in_stride as u32,
             out_stride: out_stride as u32,
             dim,
             eps: 1e-6,
-            cap: [0.0, 4.0][cut.variant().1 as usize],
+            cap: [0.0, 4.0][cut.flags().1 as usize],
         };
         let of_plan = cut.columns.0 as usize;
         let x = activations(&mut random, of_plan, dim as usize, in_stride);
         let gain = random.floats(2 * in_stride, 1.5);
         let out = random.floats(of_plan * out_stride, 1.0);
-        cases.push(
+        cases.push_variant(
             format!("{rows} x {dim}, {cut:?}"),
             &linear::KERNEL,
+            cut.variant,
             &params,
             vec![
                 columns_of(&cut.active()),
@@ -597,10 +656,17 @@ fn streaming_columns(count: u32, (sinks, window, written): (u32, u32, u64), star
 fn qkv_cases() -> Cases {
     let mut cases = Cases::default();
     let mut random = Random::new(6);
-    let lanes_and_tiles = [(1, (1, 1), 1), (4, (9, 8), 8), (16, (8, 3), 8), (1, (20, 20), 8), (16, (1, 1), 1)];
+    let (plain, tiled) = (Variant::Plain, Variant::Tiled);
+    let lanes_and_tiles = [
+        (1, (1, 1), 1, plain),
+        (4, (9, 8), 8, plain),
+        (16, (8, 3), 8, plain),
+        (1, (20, 20), 8, plain),
+        (4, (64, 50), matmul::COLUMNS, tiled),
+    ];
     for (i, heads) in HEADS.into_iter().enumerate() {
-        for (j, (lanes, columns, tile)) in lanes_and_tiles.into_iter().enumerate() {
-            let cut = Cut { layout: PLAIN_LAYOUTS[j], lanes, columns, tile };
+        for (j, (lanes, columns, tile, variant)) in lanes_and_tiles.into_iter().enumerate() {
+            let cut = Cut { layout: PLAIN_LAYOUTS[j], lanes, columns, tile, variant };
             let cache = [CacheType::F16, CacheType::F32][i % 2];
             let (sinks, window) = [(0, 40), (1, 20), (4, 9)][j % 3];
             let written = [0, 0, 2, (1 << 32) - 5, 77][j];
@@ -611,7 +677,7 @@ fn qkv_cases() -> Cases {
     }
     // Three dispatches of one layer whose matrices differ in layout: each has its own rows and leaves the others' alone.
     for part in 0..3 {
-        let cut = Cut { layout: Layout::Q8, lanes: 16, columns: (9, 9), tile: 8 };
+        let cut = Cut { layout: Layout::Q8, lanes: 16, columns: (9, 9), tile: 8, variant: plain };
         push_qkv(&mut cases, &mut random, HEADS[4], cut, CacheType::F16, (4, 9, 30), 0, 64, Some(part));
     }
     cases
@@ -654,7 +720,7 @@ fn push_qkv(
         eps: 1e-5,
         scale: 1.0 / (head_dim as f32).sqrt(),
         rope_scale: 1.3,
-        limit: [2.0, f32::MAX][cut.variant().0 as usize],
+        limit: [2.0, f32::MAX][cut.flags().0 as usize],
         slots,
         columns: of_plan,
     };
@@ -678,9 +744,10 @@ fn push_qkv(
     };
     let mut overrides = cut.overrides(&qkv::KERNEL);
     overrides.extend([("CACHE_F32", u32::from(cache == CacheType::F32)), ("MEMORY", u32::from(has_memory))]);
-    cases.push(
+    cases.push_variant(
         format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {stream:?} from {start}, part {part:?}"),
         &qkv::KERNEL,
+        cut.variant,
         &params,
         vec![
             columns_of(&columns),
@@ -869,6 +936,16 @@ fn attention_cases() -> Cases {
                 &[("CACHE_F32", u32::from(cache == CacheType::F32))],
                 [n_heads / of_workgroup, of_plan, 1],
             );
+            let bound = vec![
+                columns_of(&columns),
+                input(&q),
+                input(&k),
+                input(&v),
+                input(&slopes),
+                input(&sink_logits),
+                output(&out, Compare::Float(3e-6)),
+            ];
+            push_split(&mut cases, &mut random, cache, params, bound, active as usize, j);
         }
     }
     cases
@@ -977,6 +1054,69 @@ fn memory_fold_cases() -> Cases {
         }
     }
     cases
+}
+
+/// Attention over parts of the cache: whole, or followed by the product that puts the parts together.
+fn push_split(
+    cases: &mut Cases,
+    random: &mut Random,
+    cache: CacheType,
+    params: attention::Params,
+    mut bound: Vec<Bound>,
+    active: usize,
+    number: usize,
+) {
+    let attention::Params { n_heads, heads, half, columns, stride, .. } = params;
+    let words = half * cache.words_per_pair() as u32;
+    let splits = [1, 2, 5, 16][number % 4];
+    let is_planned = splits == 1 || columns <= 8 && n_heads * columns * splits <= attention::MAX_WEIGHTS;
+    if !words.is_multiple_of(4) || !is_planned {
+        return;
+    }
+    let overrides = |splits: u32| {
+        vec![
+            ("CACHE_F32", u32::from(cache == CacheType::F32)),
+            ("HEADS", heads),
+            ("WORDS", words / 4),
+            ("SPLITS", splits),
+        ]
+    };
+    let name = format!("{splits} parts, {cache:?}, {active} of {columns} columns, {params:?}");
+    let grid = [n_heads / heads, columns, splits];
+    let (kernel, variant) = (&attention::KERNEL, Variant::Split);
+    if splits == 1 {
+        cases.push_variant(name, kernel, variant, &params, bound, &overrides(1), grid);
+        return;
+    }
+    let parts = random.floats((columns * splits * (stride + 2 * n_heads)) as usize, 1.0); // as left by who knows what
+    *bound.last_mut().expect("out") = output(&parts, Compare::Nothing);
+    let columns_of_plan = bound[0].0.clone();
+    cases.push_variant(name, kernel, variant, &params, bound, &overrides(splits), grid);
+    let parts = cases.cases.last().expect("just added").outputs[0].0;
+
+    let (rows, blocks, layout) = (70, stride / 32, [Layout::Q8, Layout::F16][number / 4 % 2]);
+    let (quants, scales) = weights(random, layout, rows as usize, blocks as usize);
+    let params = project::Params { rows, blocks, in_stride: stride, out_stride: rows, n_heads, half, columns };
+    let x = random.floats((columns * rows) as usize, 1.0);
+    let bound = vec![
+        Bound(columns_of_plan, Compare::Exact),
+        input(&[0.0_f32; 4]),
+        input(&quants),
+        input(&scales),
+        input(&[0.0_f32; 4]),
+        output(&x, Compare::Float(5e-6)),
+    ];
+    let invocations = [64, 128, 256][number % 3].min(matmul::MAX_SHARES / columns.next_power_of_two());
+    let overrides = [
+        ("LAYOUT", layout as u32),
+        ("LANES", 16),
+        ("COLUMNS", columns),
+        ("WORKGROUP", invocations),
+        ("BIAS", 0),
+        ("SPLITS", splits),
+    ];
+    let grid = [(rows / 2).div_ceil(invocations / 16), 1, 1];
+    cases.follow(&project::KERNEL, variant, &params, bound, &overrides, grid, (1, parts));
 }
 
 /// Logits of different kinds, many of them with equals among the largest.

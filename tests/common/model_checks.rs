@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 
 use serde_json::Value;
-use sinkstream::engine::{DEFAULT_LANES, Device, Settings, lay_out};
+use sinkstream::engine::{Device, Settings, lay_out};
 use sinkstream::executor::Executor;
 use sinkstream::gguf::Gguf;
 use sinkstream::gpu::Gpu;
 use sinkstream::kernels::cache::CacheType::{self, F16, F32};
 use sinkstream::model::Model;
 use sinkstream::plan::{Buffers, Column, ColumnsHeader, Plan};
+use sinkstream::tuning::Tuning;
 use sinkstream::{Engine, Sampling, Session, Source};
 
 use super::files::{golden, shared};
@@ -362,6 +363,52 @@ pub async fn close_to_cpu(device: &Device) {
     assert!(mean < 1e-5 && largest < 1e-4, "mean {mean:.1e}, largest {largest:.1e}");
 }
 
+/// The kernels cut up as for a real GPU, with the cache in parts and products in tiles, whatever the device: the reference's NLLs,
+/// and the same greedy text.
+pub async fn cut_as_for_a_gpu(device: &Device) {
+    for name in GOLDEN {
+        let (model, reference) = golden_model(name).await;
+        let tokens = ids(&reference["tokens"]);
+        for (mode, cache, chunk) in [("dense", F32, 1), ("streaming_4_28", F16, 40), ("dense", F16, 8)] {
+            let settings = Settings { tuning: Some(Tuning::GPU), ..settings(mode, device, cache, chunk) };
+            let got = nlls(&mut load(&model, &settings).await, &tokens, 0).await;
+            let (mean, largest) = tolerance(cache);
+            assert_close(&got, &floats(&reference["nll"][mode]), mean, largest, &format!("{name} {mode} {cache:?}"));
+        }
+    }
+    let Some(model) = shared("models/stories260K/stories260K-f32.gguf").await else { return };
+    let written = async |tuning: Tuning| {
+        let settings = Settings {
+            device: device.clone(),
+            sinks: Some(4),
+            window: Some(252),
+            tuning: Some(tuning),
+            ..Settings::default()
+        };
+        generate(&mut load(&model, &settings).await, &[1], &Sampling::greedy(), 300).await
+    };
+    assert_eq!(written(Tuning::GPU).await, written(Tuning::SOFTWARE).await, "greedy text");
+}
+
+/// Whatever the clock says is fastest, the text is the same; and nothing is left of what was timed.
+pub async fn autotuned(device: &Device) {
+    let (model, reference) = golden_model("q8").await;
+    let tokens = ids(&reference["tokens"]);
+    let of = async |autotune: bool| {
+        let settings = Settings {
+            tuning: Some(Tuning::GPU),
+            autotune: Some(autotune),
+            ..settings("streaming_4_28", device, F32, 8)
+        };
+        let mut engine = load(&model, &settings).await;
+        let text = generate(&mut engine, &tokens[..1], &Sampling::greedy(), 60).await;
+        (text, nlls(&mut engine, &tokens, 0).await)
+    };
+    let ((text, found), (same_text, wanted)) = (of(true).await, of(false).await);
+    assert_eq!(text, same_text);
+    assert_close(&found, &wanted, 1e-5, 1e-4, "NLLs");
+}
+
 /// Where nothing is contracted, on software adapters, every activation, key and value has the bits of the CPU's, past
 /// the window, in chunks and one by one.
 pub async fn same_bits_as_cpu(device: &Device) {
@@ -409,7 +456,7 @@ impl Partial {
         let settings = Settings { chunk: 8, ..settings("dense", device, F32, 8) };
         let mut source = Source::memory("odd_tied", golden("odd_tied.gguf").await);
         let gguf = Gguf::read(&mut source).await.unwrap();
-        let (config, _, mut model) = lay_out(&gguf, &settings, DEFAULT_LANES).unwrap();
+        let (config, _, mut model) = lay_out(&gguf, &settings, Tuning { workgroups: 1, ..Tuning::GPU }).unwrap();
         let plan = model.prefill.plan_for(8);
         let mut plan: Plan = model.plans[plan].clone();
         plan.dispatches.truncate(dispatches);

@@ -21,6 +21,11 @@ const values = {
   LAYER_NORM: [0, 1],
   BIAS: [0, 1],
   ACTIVATION: [0, 1, 2, 3],
+  HEADS: [1, 8],
+  WORDS: [1, 10, 32],
+  SPLITS: [1, 16],
+  WORKGROUP: [64],
+  SUBGROUP: [4, 32],
 };
 
 /** Every combination of the constants that a shader declares. */
@@ -34,7 +39,7 @@ describe("Tint", () => {
   let gpu, device;
   before(async () => {
     gpu = create(["backend=null"]);
-    device = await (await gpu.requestAdapter()).requestDevice();
+    device = await (await gpu.requestAdapter()).requestDevice({ requiredFeatures: ["subgroups"] });
   });
   after(() => device.destroy());
 
@@ -61,7 +66,8 @@ describe("Tint", () => {
       const { module, errors: found } = await errors(code);
       assert.deepEqual(found, []);
       for (const constants of combinations(code)) {
-        await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: name, constants } });
+        await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: name.split(".")[0], // before the dot, behind it the variant
+          constants } });
       }
     });
   }

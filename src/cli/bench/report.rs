@@ -93,7 +93,7 @@ impl Report {
             "window": keep.window,
             "streams": run.streams,
             "position": run.position,
-            "tier": "portable",
+            "tier": info["tier"].as_str().unwrap_or("portable"),
             "executor": info["executor"],
             "adapter": info["adapter"],
             "backend": gpu.map_or("cpu".into(), |gpu| gpu.backend.to_string()),

@@ -1,0 +1,44 @@
+//! Which tuning a loaded model gets: the one given, remembered or measured to be fastest.
+
+use super::{Engine, lay_out};
+use crate::config::Attention;
+use crate::error::Result;
+use crate::executor::Executor;
+use crate::platform;
+use crate::tuning::{self, Tuning};
+
+/// Where the fastest tunings are remembered.
+const TUNING_FILE: &str = "tuning.json";
+
+impl Engine {
+    /// Puts better plans in the place of those on the GPU, if there are any.
+    ///
+    /// # Errors
+    /// Those of the executor.
+    pub(super) async fn tune(&mut self) -> Result<()> {
+        let Executor::Gpu(executor) = &mut self.executor else { return Ok(()) };
+        let start = self.settings.tuning_on(Some(executor.gpu()));
+        let settings = &mut self.settings;
+        let is_usual = !executor.gpu().is_software() && settings.tuning.is_none() && platform::REMEMBERS;
+        // With a compressive memory a token that is timed would be remembered.
+        if !settings.autotune.unwrap_or(is_usual) || self.keep.attention == Attention::Infini {
+            return Ok(());
+        }
+        let is_remembered = settings.autotune.is_none();
+        let memory = platform::remembered(TUNING_FILE).filter(|_| is_remembered).unwrap_or_default();
+        let key = tuning::key(executor, &self.config, &self.keep, &self.model);
+        let tuning = match Tuning::recall(&memory, &key) {
+            Some(tuning) => tuning,
+            None => tuning::measure(start, executor, (&self.gguf, settings), (&self.keep, &self.model)).await?,
+        };
+        if is_remembered {
+            platform::remember(TUNING_FILE, &tuning.remember(&memory, &key));
+        }
+        if tuning != start {
+            let (_, _, tuned) = lay_out(&self.gguf, settings, tuning)?;
+            executor.set_plans(&tuned.plans).await?;
+        }
+        settings.tuning = Some(tuning); // for a device that replaces this one
+        Ok(())
+    }
+}

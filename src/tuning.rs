@@ -1,0 +1,124 @@
+//! How kernels are cut up for a device. It changes how long they take, and results by the order of sums only.
+//!
+//! Where nothing better is known it is [`Tuning::GPU`]. On real GPUs the engine tries a few others when it first loads a
+//! model of some shape (under a second), and remembers the fastest, natively in a file of the user's cache folder.
+
+mod measure;
+
+use std::ops::AsyncFnMut;
+
+use serde_json::{Value, json};
+
+use crate::error::Result;
+
+pub(crate) use measure::{key, measure};
+
+/// Parameters that suit one device better than another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Invocations that share a row pair of a matrix (override `LANES`), a power of two up to 64. With 1 no kernel has
+    /// barriers in its loops, and bits are those of the twins.
+    pub lanes: u32,
+    /// Workgroups that attention should have at least: what the cache is split for.
+    pub workgroups: u32,
+}
+
+impl Tuning {
+    /// For software adapters, where barriers cost most, and for the twins, which heed none of it.
+    pub const SOFTWARE: Self = Self { lanes: 1, workgroups: 1 };
+    /// For GPUs: neighbours read neighbouring blocks, and there is something to do for 128 multiprocessors.
+    pub const GPU: Self = Self { lanes: 16, workgroups: 256 };
+
+    /// The fastest of a few neighbours of `self`, one parameter after the other. `time` gives the seconds of a token, or
+    /// `None` when no more time should be spent. What is less than 3 % faster is taken for noise.
+    ///
+    /// # Errors
+    /// Those of `time`.
+    pub async fn improve(self, mut time: impl AsyncFnMut(Self) -> Result<Option<f64>>) -> Result<Self> {
+        let mut best = self;
+        let Some(mut least) = time(best).await? else { return Ok(best) };
+        let lanes = [8, 32, 4].map(|lanes| move |best: Self| Self { lanes, ..best });
+        for change in lanes {
+            let other = change(best);
+            let Some(seconds) = time(other).await? else { return Ok(best) };
+            if seconds < 0.97 * least {
+                (best, least) = (other, seconds);
+            }
+        }
+        for workgroups in [128, 512, 64] {
+            let other = Self { workgroups, ..best };
+            let Some(seconds) = time(other).await? else { return Ok(best) };
+            if seconds < 0.97 * least {
+                (best, least) = (other, seconds);
+            }
+        }
+        Ok(best)
+    }
+
+    /// As remembered under `key` in `text`; `None` if it is not there, or not one that [`Self::improve`] could have found.
+    pub fn recall(text: &str, key: &str) -> Option<Self> {
+        let all: Value = serde_json::from_str(text).ok()?;
+        let number = |name: &str| u32::try_from(all.get(key)?.get(name)?.as_u64()?).ok();
+        let tuning = Self { lanes: number("lanes")?, workgroups: number("workgroups")? };
+        let is_known = [4, 8, 16, 32].contains(&tuning.lanes) && [64, 128, 256, 512].contains(&tuning.workgroups);
+        is_known.then_some(tuning)
+    }
+
+    /// `text` with this under `key`; what cannot be read is begun anew.
+    pub fn remember(self, text: &str, key: &str) -> String {
+        let mut all: Value = serde_json::from_str(text).ok().filter(Value::is_object).unwrap_or_else(|| json!({}));
+        all[key] = json!({ "lanes": self.lanes, "workgroups": self.workgroups });
+        format!("{all:#}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// What is found with these seconds, and what was tried.
+    fn improve(seconds: impl Fn(Tuning) -> Option<f64>) -> (Tuning, Vec<Tuning>) {
+        let tried = RefCell::new(vec![]);
+        let time = async |tuning| {
+            tried.borrow_mut().push(tuning);
+            Ok(seconds(tuning))
+        };
+        let best = pollster::block_on(Tuning::GPU.improve(time)).unwrap();
+        (best, tried.into_inner())
+    }
+
+    #[test]
+    fn finds_the_fastest() {
+        let slow = |a: u32, b: u32| (f64::from(a).log2() - f64::from(b).log2()).abs();
+        for lanes in [4, 8, 16, 32] {
+            for workgroups in [64, 128, 256, 512] {
+                let (best, tried) =
+                    improve(|tuning| Some(1.0 + slow(tuning.lanes, lanes) + slow(tuning.workgroups, workgroups)));
+                assert_eq!((best, tried.len()), (Tuning { lanes, workgroups }, 7));
+            }
+        }
+    }
+
+    #[test]
+    fn takes_noise_for_noise_and_stops_when_told() {
+        assert_eq!(improve(|tuning| Some(1.0 - f64::from(tuning.lanes % 3) * 0.01)).0, Tuning::GPU);
+        assert_eq!(improve(|_| None), (Tuning::GPU, vec![Tuning::GPU]));
+        let (best, tried) = improve(|tuning| (tuning.lanes != 4).then_some(f64::from(tuning.lanes)));
+        assert_eq!((best.lanes, tried.len()), (8, 4));
+    }
+
+    #[test]
+    fn remembers_by_key_and_takes_no_nonsense() {
+        let eight = Tuning { lanes: 8, workgroups: 512 };
+        let text = eight.remember(&Tuning::GPU.remember("not JSON", "a"), "b");
+        assert_eq!(Tuning::recall(&text, "a"), Some(Tuning::GPU));
+        assert_eq!(Tuning::recall(&text, "b"), Some(eight));
+        assert_eq!(Tuning::recall(&text, "c"), None);
+        for nonsense in ["", "[]", r#"{"b":{"lanes":3,"workgroups":256}}"#, r#"{"b":{"lanes":8}}"#] {
+            assert_eq!(Tuning::recall(nonsense, "b"), None);
+        }
+    }
+}
