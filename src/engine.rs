@@ -83,21 +83,6 @@ pub struct Settings {
     pub autotune: Option<bool>,
 }
 
-impl Settings {
-    /// The GPU to run on, in the tier asked for; `None` for the CPU executor.
-    ///
-    /// # Errors
-    /// [`Error::NoGpu`].
-    pub async fn gpu(&self) -> Result<Option<Gpu>> {
-        Gpu::choose(&self.device).await?.map(|gpu| gpu.at(self.tier)).transpose()
-    }
-
-    /// How kernels are cut up on this device, or on the CPU.
-    pub fn tuning_on(&self, gpu: Option<&Gpu>) -> Tuning {
-        self.tuning.unwrap_or_else(|| gpu.map_or(Tuning::SOFTWARE, Gpu::tuning))
-    }
-}
-
 impl Default for Settings {
     fn default() -> Self {
         Self {

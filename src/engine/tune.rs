@@ -1,14 +1,30 @@
 //! Which tuning a loaded model gets: the one given, remembered or measured to be fastest.
 
-use super::{Engine, lay_out};
+use super::{Engine, Settings, lay_out};
 use crate::config::Attention;
 use crate::error::Result;
 use crate::executor::Executor;
+use crate::gpu::Gpu;
 use crate::platform;
 use crate::tuning::{self, Tuning};
 
 /// Where the fastest tunings are remembered.
 const TUNING_FILE: &str = "tuning.json";
+
+impl Settings {
+    /// The GPU to run on, in the tier asked for; `None` for the CPU executor.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoGpu`].
+    pub async fn gpu(&self) -> Result<Option<Gpu>> {
+        Gpu::choose(&self.device).await?.map(|gpu| gpu.at(self.tier)).transpose()
+    }
+
+    /// How kernels are cut up on this device, or on the CPU.
+    pub fn tuning_on(&self, gpu: Option<&Gpu>) -> Tuning {
+        self.tuning.unwrap_or_else(|| gpu.map_or(Tuning::SOFTWARE, Gpu::tuning))
+    }
+}
 
 impl Engine {
     /// Puts better plans in the place of those on the GPU, if there are any.
