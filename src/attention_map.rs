@@ -18,6 +18,7 @@ use crate::kernels::cache::CacheType;
 use crate::kv_ring::KvRing;
 use crate::model::Model;
 use crate::plan::{BufferId, Column, ColumnsHeader, Dispatch, Plan};
+use crate::platform::Plain;
 use crate::source::Source;
 
 /// One stream, and the attention on its first token so far.
@@ -114,7 +115,7 @@ impl AttentionMap {
                 let pairs = (n_kv_heads * slots * half) as usize;
                 let words: Vec<u32> = read(&mut self.executor, layer.k, pairs * self.cache.words_per_pair()).await?;
                 let mut keys = vec![0.0; 2 * pairs];
-                self.cache.load(&words, 0, &mut keys);
+                self.cache.load(Plain::<8>, &words, 0, &mut keys);
                 for ((number, c), column) in (self.ring.written()..).zip(0..).zip(&columns) {
                     let is_kept = column.sinks > 0 || u64::from(column.cached) == number;
                     if number >= self.first_query && is_kept && column.cached <= layer.params.reach {

@@ -11,8 +11,50 @@ pub mod web_source;
 
 pub use here::*;
 
+use crate::quant::widen;
+
 /// Work for [`vectorised`]: a struct, because a closure cannot be made to be inlined.
 pub trait Work {
     /// Does it. Must be `#[inline(always)]`: what is not inlined is compiled for the plainest processor.
-    fn run(self);
+    fn run<V: Vectors>(self, vectors: V);
+}
+
+/// What vector instructions there are, and what they do better than the loops over arrays that the compiler turns into
+/// vectors. The methods' bodies here say what they compute; a processor's own give the same bits.
+pub trait Vectors: Copy {
+    /// Vectors of eight floats that fit in the registers.
+    const REGISTERS: usize;
+
+    /// `s · (q + first) − o` for each 4-bit q of a word, packed as [`crate::quant::Layout::Q4`].
+    #[inline(always)]
+    fn nibbles(self, word: u32, first: i32, [s, o]: [f32; 2]) -> [f32; 8] {
+        const SHIFTS: [u32; 8] = [0, 8, 16, 24, 4, 12, 20, 28];
+        let mut weights = [0.0; 8];
+        for (weight, shift) in weights.iter_mut().zip(SHIFTS) {
+            *weight = s * ((word >> shift & 15) as i32 + first) as f32 - o;
+        }
+        weights
+    }
+
+    /// f16 to f32, exactly, for finite values.
+    #[inline(always)]
+    fn widen(self, halves: [u16; 16]) -> [f32; 16] {
+        let mut wide = [0.0; 16];
+        for (wide, half) in wide.iter_mut().zip(halves) {
+            *wide = widen(half);
+        }
+        wide
+    }
+
+    /// Says that `words` are soon needed from number `at` on, which may lie behind their end: so many as a line of the cache holds.
+    #[inline(always)]
+    fn prefetch(self, _words: &[u32], _at: usize) {}
+}
+
+/// Nothing but what the compiler makes of loops, for a processor with so many registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<const REGISTERS: usize>;
+
+impl<const REGISTERS: usize> Vectors for Plain<REGISTERS> {
+    const REGISTERS: usize = REGISTERS;
 }

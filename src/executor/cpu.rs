@@ -1,7 +1,6 @@
 //! Runs plans on the CPU, through each kernel's twin. The oracle of the GPU tests, and what runs where there is no GPU.
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use rayon::prelude::*;
 
 use crate::kernel::Access;
 use crate::kernels::matmul::Scratch;
@@ -54,10 +53,9 @@ impl CpuExecutor {
         let words = bytes as usize / 4;
         let mut to = std::mem::take(&mut self.buffers[target.0]);
         let from = &self.buffers[source.0][..words];
-        self.cores.enter(|| {
-            let part = words.div_ceil(rayon::current_num_threads()).max(1);
-            to[..words].par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
-        });
+        let part = words.div_ceil(self.cores.count()).max(1);
+        let parts = to[..words].chunks_mut(part).zip(from.chunks(part));
+        self.cores.each(parts, |(to, from)| to.copy_from_slice(from));
         self.buffers[target.0] = to;
     }
 
@@ -66,22 +64,20 @@ impl CpuExecutor {
         let Self { buffers, plans, scratch, cores, .. } = self;
         let timed = |dispatch: &Dispatch| {
             let started = seconds();
-            Call::run(dispatch, buffers, scratch);
+            Call::run(dispatch, buffers, scratch, cores);
             (dispatch.kernel.name, 1e3 * (seconds() - started))
         };
-        cores.enter(|| plans[plan].dispatches.iter().map(timed).collect())
+        plans[plan].dispatches.iter().map(timed).collect()
     }
 
     /// Runs a plan `times` times over.
     pub fn run(&mut self, plan: usize, times: u32) {
         let Self { buffers, plans, scratch, cores, .. } = self;
-        cores.enter(|| {
-            for _ in 0..times {
-                for dispatch in &plans[plan].dispatches {
-                    Call::run(dispatch, buffers, scratch);
-                }
+        for _ in 0..times {
+            for dispatch in &plans[plan].dispatches {
+                Call::run(dispatch, buffers, scratch, cores);
             }
-        });
+        }
     }
 
     /// Runs a plan `times` over and copies the fronts of buffers for [`Self::land`].
@@ -140,11 +136,12 @@ pub struct Call<'a> {
     inputs: &'a [Vec<u32>],
     outputs: [Vec<u32>; MAX_OUTPUTS],
     scratch: &'a mut Scratch,
+    cores: &'a Cores,
 }
 
 impl<'a> Call<'a> {
     /// Takes what the kernel writes out of the buffers, calls the twin, and puts it back.
-    fn run(dispatch: &Dispatch, buffers: &mut [Vec<u32>], scratch: &mut Scratch) {
+    fn run(dispatch: &Dispatch, buffers: &mut [Vec<u32>], scratch: &mut Scratch, cores: &Cores) {
         let written = || {
             let bindings = dispatch.kernel.bindings[1..].iter().zip(&dispatch.buffers);
             bindings.filter(|(binding, _)| binding.access == Access::Write).map(|(_, id)| id.0)
@@ -153,7 +150,7 @@ impl<'a> Call<'a> {
         for (output, id) in outputs.iter_mut().zip(written()) {
             *output = std::mem::take(&mut buffers[id]);
         }
-        let mut call = Call { dispatch, inputs: buffers, outputs, scratch };
+        let mut call = Call { dispatch, inputs: buffers, outputs, scratch, cores };
         (dispatch.kernel.twin)(&mut call);
         let outputs = call.outputs;
         for (output, id) in outputs.into_iter().zip(written()) {
@@ -189,6 +186,11 @@ impl<'a> Call<'a> {
     /// The buffer of a binding that is not written.
     pub fn input<T: AnyBitPattern + NoUninit>(&self, binding: usize) -> &'a [T] {
         bytemuck::cast_slice(&self.inputs[self.dispatch.buffers[binding - 1].0])
+    }
+
+    /// The cores to share the work among.
+    pub fn cores(&self) -> &'a Cores {
+        self.cores
     }
 
     /// The columns in use.

@@ -1,6 +1,7 @@
 //! Activations of the feed-forward, the same bits on both executors. Twin of `shaders/shared/activation.wgsl`.
 
 use super::exp::exponential;
+use crate::platform::{Vectors, Work, vectorised};
 
 /// What the inner layer of a feed-forward goes through. The numbers are those of the override `ACTIVATION`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,19 @@ impl Activation {
     ///
     /// # Panics
     /// If there is none of that number: it comes from our own plans, never from a file.
+    #[inline(always)]
     pub fn from_constant(constant: u32) -> Self {
         [Self::None, Self::Silu, Self::GeluTanh, Self::GeluErf][constant as usize]
+    }
+
+    /// The activation of every value.
+    pub fn apply_to(self, values: &mut [f32]) {
+        match self {
+            Self::None => {}
+            Self::Silu => vectorised(All::<{ Self::Silu as u32 }>(values)),
+            Self::GeluTanh => vectorised(All::<{ Self::GeluTanh as u32 }>(values)),
+            Self::GeluErf => vectorised(All::<{ Self::GeluErf as u32 }>(values)),
+        }
     }
 
     /// The activation of one value.
@@ -38,6 +50,18 @@ impl Activation {
                 let tail = erf_tail(x.abs());
                 0.5 * x * if x < 0.0 { tail } else { 2.0 - tail }
             }
+        }
+    }
+}
+
+/// Values that go through the activation of this number: a constant, so that the loop has no branch.
+struct All<'a, const ACTIVATION: u32>(&'a mut [f32]);
+
+impl<const ACTIVATION: u32> Work for All<'_, ACTIVATION> {
+    #[inline(always)]
+    fn run<V: Vectors>(self, _: V) {
+        for value in self.0 {
+            *value = Activation::from_constant(ACTIVATION).apply(*value);
         }
     }
 }

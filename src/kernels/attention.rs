@@ -16,7 +16,6 @@
 mod attend;
 
 use bytemuck::{Pod, Zeroable};
-use rayon::prelude::*;
 
 use self::attend::{Attend, Cache, Heads};
 use super::cache::CacheType;
@@ -118,6 +117,7 @@ fn twin(call: &mut Call<'_>) {
     let (n_kv_heads, group) = (params.n_kv_heads as usize, (params.n_heads / params.n_kv_heads) as usize);
     let (size, q_size) = (group * cache.head_dim, params.n_heads as usize * cache.head_dim);
     let (q_window, q_sinks) = q.split_at(params.columns as usize * q_size);
+    let cores = call.cores();
     let ([out], scratch) = call.outputs();
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);
 
@@ -125,8 +125,10 @@ fn twin(call: &mut Call<'_>) {
     let block = BLOCK.min(columns.len()).max(1);
     let room = scratch.product(columns.len().div_ceil(block) * n_kv_heads * block * size);
     let most = columns.iter().map(|column| column.cached as usize + 1).max().unwrap_or(0);
-    let min_parts = (SERIAL_WORK / (2 * most * block * size).max(1)).max(1);
-    room.par_chunks_exact_mut(block * size).with_min_len(min_parts).enumerate().for_each(|(part, out)| {
+    // Parts that are too short to wake another core go together.
+    let least = (SERIAL_WORK / (2 * most * block * size).max(1)).max(1);
+    let together = (room.len() / (block * size)).div_ceil(4 * cores.count()).max(least);
+    let attend = |part: usize, out: &mut [f32]| {
         let (first, kv_head) = (part / n_kv_heads * block, part % n_kv_heads);
         let columns = &columns[first..columns.len().min(first + block)];
         let start = first * q_size + kv_head * size;
@@ -142,6 +144,11 @@ fn twin(call: &mut Call<'_>) {
             cap: params.cap,
         };
         vectorised(Attend { heads, columns, out: &mut out[..columns.len() * size] });
+    };
+    cores.each(room.chunks_mut(together * block * size).enumerate(), |(n, out)| {
+        for (i, out) in out.chunks_exact_mut(block * size).enumerate() {
+            attend(n * together + i, out);
+        }
     });
     for (c, out) in out.chunks_exact_mut(params.stride as usize).take(columns.len()).enumerate() {
         for (kv_head, out) in out[..q_size].chunks_exact_mut(size).enumerate() {

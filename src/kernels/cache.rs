@@ -2,6 +2,10 @@
 //! Twin of `shaders/shared/cache.wgsl`.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::platform::Vectors;
+use crate::quant::widen;
 
 /// The number type of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -27,26 +31,31 @@ impl CacheType {
         }
     }
 
-    /// Stores a pair as number `at` of the cache.
-    #[inline(always)]
-    pub fn store(self, cache: &mut [u32], at: usize, (a, b): (f32, f32)) {
+    /// Stores pairs from pair `at` on. They are clamped in place.
+    pub fn store(self, cache: &mut [u32], at: usize, pairs: &mut [f32]) {
+        let words = &mut cache[at * self.words_per_pair()..][..pairs.len() / 2 * self.words_per_pair()];
         match self {
             Self::F16 => {
-                let narrow = |x: f32| u32::from(f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits());
-                cache[at] = narrow(a) | narrow(b) << 16;
+                pairs.iter_mut().for_each(|value| *value = value.clamp(-65504.0, 65504.0));
+                bytemuck::cast_slice_mut::<u32, f16>(words).convert_from_f32_slice(pairs);
             }
-            Self::F32 => (cache[2 * at], cache[2 * at + 1]) = (a.to_bits(), b.to_bits()),
+            Self::F32 => words.copy_from_slice(bytemuck::cast_slice(pairs)),
         }
     }
 
     /// Reads `out.len() / 2` pairs from pair `at` on.
     #[inline(always)]
-    pub fn load(self, cache: &[u32], at: usize, out: &mut [f32]) {
+    pub fn load<V: Vectors>(self, vectors: V, cache: &[u32], at: usize, out: &mut [f32]) {
         let words = &cache[at * self.words_per_pair()..][..out.len() / 2 * self.words_per_pair()];
         match self {
             Self::F16 => {
-                for (out, &value) in out.iter_mut().zip(bytemuck::cast_slice::<u32, u16>(words)) {
-                    *out = crate::quant::widen(value);
+                let (blocks, rest) = out.as_chunks_mut();
+                let (packed, packed_rest) = bytemuck::cast_slice::<u32, u16>(words).as_chunks();
+                for (block, packed) in blocks.iter_mut().zip(packed) {
+                    *block = vectors.widen(*packed);
+                }
+                for (out, &value) in rest.iter_mut().zip(packed_rest) {
+                    *out = widen(value);
                 }
             }
             Self::F32 => out.copy_from_slice(bytemuck::cast_slice(words)),

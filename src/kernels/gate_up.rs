@@ -80,15 +80,14 @@ fn twin(call: &mut Call<'_>) {
         Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };
     let activation = Activation::from_constant(call.constant("ACTIVATION"));
     let ffn_dim = params.ffn_dim as usize;
+    let cores = call.cores();
     let ([h], scratch) = call.outputs();
-    let h: &mut [f32] = bytemuck::cast_slice_mut(h);
-    matmul(matrix, 2 * ffn_dim, input, scratch, |range, product| {
-        for c in range.clone() {
-            let h = &mut h[c * params.out_stride as usize..][..ffn_dim];
-            for (row, h) in h.iter_mut().enumerate() {
-                let (gate, up) = (product.at(c - range.start, row), product.at(c - range.start, ffn_dim + row));
-                *h = activation.apply(gate) * up;
-            }
+    let columns = bytemuck::cast_slice_mut(h).chunks_mut(params.out_stride as usize).take(input.columns);
+    matmul(matrix, 2 * ffn_dim, input, cores, scratch, columns, |_, products, h: &mut [f32]| {
+        let (gate, up) = products.split_at_mut(ffn_dim);
+        activation.apply_to(gate);
+        for ((h, gate), up) in h.iter_mut().zip(gate).zip(up) {
+            *h = *gate * *up;
         }
     });
 }

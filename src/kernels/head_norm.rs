@@ -71,8 +71,9 @@ fn twin(call: &mut Call<'_>) {
     let (raw, gain) = (call.input::<f32>(3), call.input::<f32>(4));
     let cache = CacheType::from_constant(call.constant("CACHE_F32"));
     let memory = call.flag("MEMORY");
-    let ([q, k, v], _) = call.outputs();
-    let mut heads = Heads {
+    let cores = call.cores();
+    let ([q, k, v], scratch) = call.outputs();
+    let heads = Heads {
         n_heads: params.n_heads as usize,
         n_kv_heads: params.n_kv_heads as usize,
         head_dim: params.head_dim as usize,
@@ -81,23 +82,25 @@ fn twin(call: &mut Call<'_>) {
         scale: params.scale,
         rope_scale: params.rope_scale,
         slots: params.slots as usize,
-        columns: params.columns as usize,
         frequencies,
         cache,
         memory,
-        q: bytemuck::cast_slice_mut(q),
-        k,
-        v,
     };
-    let (half, head_dim) = (heads.half(), heads.head_dim);
+    let head_dim = heads.head_dim;
     let (of_queries, of_keys) = gain.split_at(head_dim.next_multiple_of(BLOCK));
-    for (c, column) in columns.iter().enumerate() {
-        let raw = &raw[c * params.stride as usize..][..(heads.n_heads + 2 * heads.n_kv_heads) * head_dim];
-        for (head, raw) in raw.chunks_exact(head_dim).enumerate() {
+    let mut room = scratch.take_room();
+    let targets = heads.targets(params.columns as usize, columns.len(), bytemuck::cast_slice_mut(q), &mut room);
+    let normed = scratch.product(columns.len() * heads.count() * head_dim).chunks_exact_mut(heads.count() * head_dim);
+    let all = columns.iter().zip(raw.chunks(params.stride as usize)).zip(normed).zip(targets);
+    cores.each(all, |(((column, raw), normed), target)| {
+        for (head, (raw, normed)) in raw.chunks_exact(head_dim).zip(normed.chunks_exact_mut(head_dim)).enumerate() {
             let gain = match head {
-                _ if head < heads.n_heads => Some(of_queries),
-                _ if head < heads.n_heads + heads.n_kv_heads => Some(of_keys),
-                _ => None,
+                _ if head < heads.n_heads => of_queries,
+                _ if head < heads.n_heads + heads.n_kv_heads => of_keys,
+                _ => {
+                    normed.copy_from_slice(raw);
+                    continue;
+                }
             };
             let squares = sum_of_workgroup(|invocation| {
                 let (mut even, mut odd) = (0.0_f32, 0.0_f32);
@@ -108,11 +111,12 @@ fn twin(call: &mut Call<'_>) {
                 even + odd
             });
             let factor = 1.0 / (squares * (1.0 / head_dim as f32) + params.eps).sqrt();
-            let value = |row: usize| gain.map_or(raw[row], |gain| raw[row] * factor * gain[row]);
-            for pair in head * half..(head + 1) * half {
-                let (a, b) = heads.rows_of_pair(pair);
-                heads.store(c, column, pair, (value(a - head * head_dim), value(b - head * head_dim)));
+            for ((normed, raw), gain) in normed.iter_mut().zip(raw).zip(gain) {
+                *normed = raw * factor * gain;
             }
         }
-    }
+        heads.turn(column, 0..heads.count(), normed, target);
+    });
+    heads.keep(columns, &(0..heads.count()), &mut room, k, v);
+    scratch.put_room(room);
 }

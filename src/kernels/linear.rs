@@ -81,15 +81,19 @@ fn twin(call: &mut Call<'_>) {
     let bias = call.flag("BIAS").then(|| call.input::<f32>(6));
     let activation = Activation::from_constant(call.constant("ACTIVATION"));
     let (rows, first_row) = (params.rows as usize, params.first_row as usize);
+    let cores = call.cores();
     let ([out], scratch) = call.outputs();
-    let out: &mut [f32] = bytemuck::cast_slice_mut(out);
-    matmul(matrix, rows, input, scratch, |range, product| {
-        for c in range.clone() {
-            let out = &mut out[c * params.out_stride as usize + first_row..][..rows];
-            for (row, out) in out.iter_mut().enumerate() {
-                let y = product.at(c - range.start, row) + bias.map_or(0.0, |bias| bias[first_row + row]);
-                *out = soft_cap(activation.apply(y), params.cap);
-            }
+    let columns = bytemuck::cast_slice_mut(out).chunks_mut(params.out_stride as usize).take(input.columns);
+    matmul(matrix, rows, input, cores, scratch, columns, |_, products, out: &mut [f32]| {
+        if let Some(bias) = bias {
+            products.iter_mut().zip(&bias[first_row..]).for_each(|(product, bias)| *product += bias);
+        }
+        activation.apply_to(products);
+        let out = &mut out[first_row..][..rows];
+        if params.cap == 0.0 {
+            out.copy_from_slice(products);
+        } else {
+            out.iter_mut().zip(products).for_each(|(out, product)| *out = soft_cap(*product, params.cap));
         }
     });
 }

@@ -6,14 +6,13 @@
 //! at a time as in the shader, and added to the old once: less is lost in a large memory.
 
 use bytemuck::{Pod, Zeroable};
-use rayon::prelude::*;
 
 use super::cache::CacheType;
 use super::memory::{MAX_HEAD_DIM, copy_of, place, read as read_memory, sigma, size};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, read, uniform, write};
 use crate::plan::Column;
-use crate::platform::{Work, vectorised};
+use crate::platform::{Vectors, Work, vectorised};
 
 /// Tokens that are added at once.
 const TOKENS: usize = 8;
@@ -60,6 +59,7 @@ fn twin(call: &mut Call<'_>) {
     let cache = CacheType::from_constant(call.constant("CACHE_F32"));
     let (keys, v) = (call.input::<u32>(2), call.input::<u32>(3));
     let (n_kv_heads, head_dim) = (params.n_kv_heads as usize, 2 * params.half as usize);
+    let cores = call.cores();
     let ([memory], scratch) = call.outputs();
     let memory: &mut [f32] = bytemuck::cast_slice_mut(memory);
     let of_copy = n_kv_heads * size(head_dim);
@@ -68,7 +68,7 @@ fn twin(call: &mut Call<'_>) {
         let first = |copy| place(column.lane, params.copies, copy, n_kv_heads, head_dim);
         let new = scratch.product(of_copy);
         let old = (copy > 0).then(|| &memory[first(copy)..][..of_copy]);
-        new.par_chunks_exact_mut(size(head_dim)).enumerate().for_each(|(kv_head, new)| {
+        cores.each(new.chunks_exact_mut(size(head_dim)).enumerate(), |(kv_head, new)| {
             let old = old.map(|old| &old[kv_head * size(head_dim)..][..size(head_dim)]);
             vectorised(Fold { params, column, cache, keys, v, kv_head, old, new });
         });
@@ -103,7 +103,7 @@ impl Fold<'_> {
 
 impl Work for Fold<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Vectors>(self, vectors: V) {
         const WIDEST: usize = MAX_HEAD_DIM as usize;
         let (head_dim, segment) = (2 * self.params.half as usize, self.params.segment as usize);
         let mut room = [[0.0_f32; WIDEST]; 2 * TOKENS + 2];
@@ -116,8 +116,8 @@ impl Work for Fold<'_> {
             let count = TOKENS.min(segment - first);
             for (n, (key, value)) in keys.iter_mut().zip(values.iter_mut()).take(count).enumerate() {
                 let (key, value) = (&mut key[..head_dim], &mut value[..head_dim]);
-                self.cache.load(self.keys, self.pair(first + n), key);
-                self.cache.load(self.v, self.pair(first + n), value);
+                self.cache.load(vectors, self.keys, self.pair(first + n), key);
+                self.cache.load(vectors, self.v, self.pair(first + n), value);
                 for x in key.iter_mut() {
                     *x = sigma(*x);
                 }

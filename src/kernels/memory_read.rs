@@ -5,14 +5,13 @@
 //! query heads of a key head. The column's un-rotated keys are put where [`super::memory_fold`] finds them.
 
 use bytemuck::{Pod, Zeroable};
-use rayon::prelude::*;
 
 use super::cache::CacheType;
 use super::exp::exponential;
 use super::memory::{MAX_HEAD_DIM, copy_of, place, read as read_memory, sigma, size};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, read, uniform, write};
-use crate::platform::{Work, vectorised};
+use crate::platform::{Vectors, Work, vectorised};
 
 /// Mirrors `Params` in `shaders/memory_read.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -72,19 +71,20 @@ fn twin(call: &mut Call<'_>) {
     let (head_dim, q_size, of_plan) = (2 * half, 2 * half * n_heads, params.columns as usize);
     let raw_queries = &q[of_plan * q_size..];
     let raw_keys = &q[2 * of_plan * q_size..];
-    let ([keys, out], _) = call.outputs();
+    let cores = call.cores();
+    let ([keys, out], scratch) = call.outputs();
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);
 
     for (c, column) in columns.iter().enumerate() {
         for kv_head in 0..n_kv_heads {
             let row = (column.lane as usize * n_kv_heads + kv_head) * params.slots as usize + column.slot as usize;
             let key = &raw_keys[(c * n_kv_heads + kv_head) * head_dim..][..head_dim];
-            for (i, &[a, b]) in key.as_chunks::<2>().0.iter().enumerate() {
-                cache.store(keys, row * half + i, (a, b));
-            }
+            let room = scratch.product(head_dim);
+            room.copy_from_slice(key);
+            cache.store(keys, row * half, room);
         }
     }
-    let min_parts = (SERIAL_WORK / (q_size * head_dim)).max(1);
+    let least = (SERIAL_WORK / (q_size * head_dim)).max(1);
     let blend = |c: usize, out: &mut [f32]| {
         let (column, queries) = (&columns[c], &raw_queries[c * q_size..][..q_size]);
         let copy = copy_of(column, params.segment);
@@ -97,8 +97,12 @@ fn twin(call: &mut Call<'_>) {
             vectorised(Blend { query: &queries[head * head_dim..][..head_dim], memory, gate: gates[head], out });
         }
     };
-    let rows = out.par_chunks_exact_mut(params.stride as usize).with_min_len(min_parts);
-    rows.take(columns.len()).enumerate().for_each(|(c, out)| blend(c, out));
+    let stride = params.stride as usize;
+    cores.each(out[..columns.len() * stride].chunks_mut(least * stride).enumerate(), |(part, out)| {
+        for (n, out) in out.chunks_exact_mut(stride).enumerate() {
+            blend(part * least + n, out);
+        }
+    });
 }
 
 /// One query head of one column.
@@ -115,7 +119,7 @@ struct Blend<'a> {
 
 impl Work for Blend<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Vectors>(self, _: V) {
         let Self { query, memory, gate, out } = self;
         let mut room = [[0.0_f32; MAX_HEAD_DIM as usize]; 2];
         let [weights, remembered] = &mut room;

@@ -1,7 +1,6 @@
 //! `nll[c] = log Σ exp(logits[c]) − logits[c][target of c]`, in nats: how surprised the model was.
 
 use bytemuck::{Pod, Zeroable};
-use rayon::prelude::*;
 
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, read, uniform, write};
@@ -29,14 +28,14 @@ fn twin(call: &mut Call<'_>) {
     let params: Params = call.params();
     let columns = call.columns(1);
     let logits = call.input::<f32>(2);
+    let cores = call.cores();
     let ([nll], _) = call.outputs();
     let nll: &mut [f32] = bytemuck::cast_slice_mut(nll);
-    nll.par_iter_mut().zip(columns).zip(logits.par_chunks(params.stride as usize)).for_each(
-        |((nll, column), logits)| {
-            let logits = &logits[..params.vocab_size as usize];
-            let max = logits.iter().copied().fold(f32::MIN, f32::max);
-            let sum: f32 = logits.iter().map(|logit| (logit - max).exp()).sum();
-            *nll = sum.ln() + max - logits[column.target as usize];
-        },
-    );
+    let all = nll.iter_mut().zip(columns).zip(logits.chunks(params.stride as usize));
+    cores.each(all, |((nll, column), logits)| {
+        let logits = &logits[..params.vocab_size as usize];
+        let max = logits.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f32 = logits.iter().map(|logit| (logit - max).exp()).sum();
+        *nll = sum.ln() + max - logits[column.target as usize];
+    });
 }

@@ -83,14 +83,12 @@ fn twin(call: &mut Call<'_>) {
         Matrix { layout: call.layout(), quants: call.input(3), scales: call.input(4), blocks: params.blocks as usize };
     let bias = call.flag("BIAS").then(|| call.input::<f32>(5));
     let rows = params.rows as usize;
+    let cores = call.cores();
     let ([x], scratch) = call.outputs();
-    let x: &mut [f32] = bytemuck::cast_slice_mut(x);
-    matmul(matrix, rows, input, scratch, |range, product| {
-        for c in range.clone() {
-            let x = &mut x[c * params.out_stride as usize..][..rows];
-            for (row, x) in x.iter_mut().enumerate() {
-                *x += product.at(c - range.start, row) + bias.map_or(0.0, |bias| bias[row]);
-            }
+    let columns = bytemuck::cast_slice_mut(x).chunks_mut(params.out_stride as usize).take(input.columns);
+    matmul(matrix, rows, input, cores, scratch, columns, |_, products, x: &mut [f32]| {
+        for (row, (x, product)) in x.iter_mut().zip(products).enumerate() {
+            *x += *product + bias.map_or(0.0, |bias| bias[row]);
         }
     });
 }

@@ -113,8 +113,9 @@ fn twin(call: &mut Call<'_>) {
     let bias = call.flag("BIAS").then(|| call.input::<f32>(7));
     let cache = CacheType::from_constant(call.constant("CACHE_F32"));
     let memory = call.flag("MEMORY");
+    let cores = call.cores();
     let ([q, k, v], scratch) = call.outputs();
-    let mut heads = Heads {
+    let heads = Heads {
         n_heads: params.n_heads as usize,
         n_kv_heads: params.n_kv_heads as usize,
         head_dim: params.head_dim as usize,
@@ -123,25 +124,20 @@ fn twin(call: &mut Call<'_>) {
         scale: params.scale,
         rope_scale: params.rope_scale,
         slots: params.slots as usize,
-        columns: params.columns as usize,
         frequencies,
         cache,
         memory,
-        q: bytemuck::cast_slice_mut(q),
-        k,
-        v,
     };
-    let pairs = params.first_pair as usize..(params.first_pair + params.pairs) as usize;
-    matmul(matrix, 2 * pairs.len(), input, scratch, |range, product| {
-        for c in range.clone() {
-            let value = |row: usize| {
-                let y = product.at(c - range.start, row - 2 * pairs.start) + bias.map_or(0.0, |bias| bias[row]);
-                y.clamp(-params.limit, params.limit)
-            };
-            for pair in pairs.clone() {
-                let (a, b) = heads.rows_of_pair(pair);
-                heads.store(c, &columns[c], pair, (value(a), value(b)));
-            }
+    let rows = 2 * params.first_pair as usize..2 * (params.first_pair + params.pairs) as usize;
+    let own = rows.start / heads.head_dim..rows.end / heads.head_dim;
+    let mut room = scratch.take_room();
+    let targets = heads.targets(params.columns as usize, columns.len(), bytemuck::cast_slice_mut(q), &mut room);
+    matmul(matrix, rows.len(), input, cores, scratch, targets, |c, products, target| {
+        for (row, product) in rows.clone().zip(&mut *products) {
+            *product = (*product + bias.map_or(0.0, |bias| bias[row])).clamp(-params.limit, params.limit);
         }
+        heads.turn(&columns[c], own.clone(), products, target);
     });
+    heads.keep(columns, &own, &mut room, k, v);
+    scratch.put_room(room);
 }

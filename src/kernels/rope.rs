@@ -32,12 +32,10 @@ pub fn sin_cos(phase: u32) -> (f32, f32) {
     let z = x * x;
     let sin = x + x * z * (-1.666_665_5e-1 + z * (8.332_161e-3 + z * -1.951_529_6e-4));
     let cos = 1.0 - 0.5 * z + z * z * (4.166_664_6e-2 + z * (-1.388_731_6e-3 + z * 2.443_315_7e-5));
-    match quarter & 3 {
-        0 => (sin, cos),
-        1 => (cos, -sin),
-        2 => (-sin, -cos),
-        _ => (-cos, sin),
-    }
+    // By quarters (sin, cos), (cos, −sin), (−sin, −cos), (−cos, sin). Signs as bits, so that loops vectorise.
+    let (sin, cos) = if quarter & 1 == 0 { (sin, cos) } else { (cos, sin) };
+    let signed = |value: f32, quarter: u32| f32::from_bits(value.to_bits() ^ (quarter & 2) << 30);
+    (signed(sin, quarter), signed(cos, quarter.wrapping_add(1)))
 }
 
 /// Turns a pair by a phase.

@@ -130,7 +130,7 @@ fn choose(logits: &[f32], settings: &Settings, position: u32) -> u32 {
     let noisy = |id: u32, logit: f32| logit / settings.temperature + gumbel(settings.seed, position, id);
     let all = || (0_u32..).zip(logits.iter().copied());
     if settings.temperature == 0.0 {
-        return argmax(all());
+        return first_of_largest(logits);
     }
     if settings.top_k == 0 && settings.top_p >= 1.0 {
         let max = logits.iter().copied().fold(f32::MIN, f32::max);
@@ -144,6 +144,19 @@ fn choose(logits: &[f32], settings: &Settings, position: u32) -> u32 {
     let kept = nucleus(candidates, settings.top_p);
     let likely = kept.iter().copied().filter(|(_, logit)| *logit >= max + settings.ln_min_p);
     argmax(likely.map(|(id, logit)| (id, noisy(id, logit))))
+}
+
+/// The id of the largest logit; of equals the lowest. In two loops, because they become vectors.
+fn first_of_largest(logits: &[f32]) -> u32 {
+    let (blocks, rest) = logits.as_chunks::<32>();
+    let mut largest = [f32::MIN; 32];
+    for block in blocks {
+        for (largest, &logit) in largest.iter_mut().zip(block) {
+            *largest = if logit > *largest { logit } else { *largest };
+        }
+    }
+    let largest = largest.iter().chain(rest).fold(f32::MIN, |largest, &logit| largest.max(logit));
+    logits.iter().position(|logit| *logit == largest).unwrap_or(0) as u32
 }
 
 /// The id with the largest value; of equals the lowest.

@@ -1,14 +1,21 @@
 //! Threads, vector instructions, clock and GPU waiting on an operating system.
 
-use std::path::PathBuf;
+mod team;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
-use super::Work;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use self::team::Team;
+use super::{Plain, Vectors, Work};
 use crate::error::{Error, Result};
 
 /// The cores that the CPU executor may use.
 #[derive(Debug)]
 pub struct Cores {
-    pool: rayon::ThreadPool,
+    team: Team,
 }
 
 impl Cores {
@@ -17,35 +24,58 @@ impl Cores {
     /// # Errors
     /// [`Error::Settings`] if the system gives no threads.
     pub fn new(threads: Option<usize>) -> Result<Self> {
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
-        let pool = builder.build().map_err(|error| Error::Settings(format!("cannot start threads: {error}")))?;
-        Ok(Self { pool })
+        let all = || std::thread::available_parallelism().map_or(1, NonZero::get);
+        let team = Team::new(threads.filter(|threads| *threads > 0).unwrap_or_else(all));
+        Ok(Self { team: team.map_err(|error| Error::Settings(format!("cannot start threads: {error}")))? })
     }
 
     /// How many.
     pub fn count(&self) -> usize {
-        self.pool.current_num_threads()
+        self.team.count()
     }
 
-    /// Runs `work`; parallel loops inside it use these cores.
-    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+    /// Does `work` to every item: each core takes the next one when it is done with another.
+    pub fn each<T: Send>(&self, items: impl ExactSizeIterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+        if items.len() < 2 {
+            return items.for_each(work);
+        }
+        let items = Mutex::new(items);
+        self.team.run(&|| {
+            loop {
+                // Not in the condition of a loop, where the lock would be held during the work.
+                let item = items.lock().unwrap_or_else(PoisonError::into_inner).next();
+                match item {
+                    Some(item) => work(item),
+                    None => break,
+                }
+            }
+        });
     }
 }
 
 /// Runs `work` compiled for the widest vectors that this processor has. Only what is inlined into it profits.
 #[inline(always)]
 pub fn vectorised(work: impl Work) {
-    struct Inlined<W>(W);
-    impl<W: Work> pulp::NullaryFnOnce for Inlined<W> {
+    struct Inlined<W, V>(W, V);
+    impl<W: Work, V: Vectors> pulp::NullaryFnOnce for Inlined<W, V> {
         type Output = ();
 
         #[inline(always)]
         fn call(self) {
-            self.0.run();
+            self.0.run(self.1);
         }
     }
-    pulp::Arch::new().dispatch(Inlined(work));
+    #[cfg(target_arch = "x86_64")]
+    {
+        let Some(work) = x86::with_avx512(work) else { return };
+        match pulp::x86::V3::try_new() {
+            Some(avx2) => avx2.vectorize(Inlined(work, x86::Avx2)),
+            None => work.run(Plain::<8>),
+        }
+    }
+    // ARM has 32 registers of four floats.
+    #[cfg(not(target_arch = "x86_64"))]
+    pulp::Arch::new().dispatch(Inlined(work, Plain::<16>));
 }
 
 /// Most bytes that an executor may hold in memory: the system says when there is no more.

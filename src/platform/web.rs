@@ -5,7 +5,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::MessageChannel;
 
-use super::Work;
+use super::{Plain, Work};
 use crate::error::{Error, Result};
 
 /// The one core of a browser's worker.
@@ -26,19 +26,19 @@ impl Cores {
         1
     }
 
-    /// Runs `work`.
-    pub fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
-        work()
+    /// Does `work` to every item.
+    pub fn each<T>(&self, items: impl Iterator<Item = T>, work: impl Fn(T)) {
+        items.for_each(work);
     }
 }
 
 /// Most bytes that an executor may hold in memory: addresses have 32 bits, and 1 GiB of them is for all else.
 pub const MOST_BYTES: u64 = 3 << 30;
 
-/// Runs `work`: the module is compiled with SIMD128 throughout.
+/// Runs `work`: the module is compiled with SIMD128 throughout, 16 registers of four floats.
 #[inline(always)]
 pub fn vectorised(work: impl Work) {
-    work.run();
+    work.run(Plain::<8>);
 }
 
 #[wasm_bindgen]

@@ -850,7 +850,7 @@ fn cached(random: &mut Random, kind: CacheType, pairs: usize) -> Vec<u32> {
 fn cached_by(random: &mut Random, kind: CacheType, pairs: usize, value: fn(&mut Random) -> f32) -> Vec<u32> {
     let mut words = vec![0; pairs * kind.words_per_pair()];
     for pair in 0..pairs {
-        kind.store(&mut words, pair, (value(random), value(random)));
+        kind.store(&mut words, pair, &mut [value(random), value(random)]);
     }
     words
 }

@@ -12,7 +12,7 @@ use crate::kernels::cache::CacheType;
 use crate::kernels::exp::{exponential, soft_cap};
 use crate::kernels::matmul::fold;
 use crate::plan::Column;
-use crate::platform::Work;
+use crate::platform::{Vectors, Work};
 
 /// Tokens at once.
 const TILE: usize = 64;
@@ -79,13 +79,13 @@ pub(super) struct Attend<'a> {
 
 impl Work for Attend<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Vectors>(self, vectors: V) {
         let Self { heads, columns, out } = self;
         let mut room = ROOM.take(); // not a closure: it might not be inlined
         let mut first = 0;
         for columns in columns.chunk_by(|a, b| follows(a, b, heads.cache.slots)) {
             let size = heads.slopes.len() * heads.cache.head_dim;
-            Run { heads, columns, first }.attend(&mut room, &mut out[first * size..][..columns.len() * size]);
+            Run { heads, columns, first }.attend(vectors, &mut room, &mut out[first * size..][..columns.len() * size]);
             first += columns.len();
         }
         ROOM.set(room);
@@ -123,7 +123,7 @@ impl Run<'_> {
     }
 
     #[inline(always)]
-    fn attend(&self, room: &mut Room, out: &mut [f32]) {
+    fn attend<V: Vectors>(&self, vectors: V, room: &mut Room, out: &mut [f32]) {
         let Heads { cache, slopes, cap, .. } = self.heads;
         let head_dim = cache.head_dim;
         let width = head_dim.next_multiple_of(LANES);
@@ -141,7 +141,7 @@ impl Run<'_> {
             // Sinks by their number, the others by their number in the first column's view.
             let pinned = front.start.min(sinks)..back.end.min(sinks);
             let recent = front.start.max(sinks)..(back.end.max(sinks) + self.shift(last));
-            self.load(pinned.clone(), recent.clone(), width, keys, values);
+            self.load(vectors, pinned.clone(), recent.clone(), width, keys, values);
             for column in 0..=last {
                 let tokens = self.tokens(column, start);
                 if tokens.is_empty() {
@@ -212,8 +212,9 @@ impl Run<'_> {
 
     /// Widens the keys and values of a tile.
     #[inline(always)]
-    fn load(
+    fn load<V: Vectors>(
         &self,
+        vectors: V,
         pinned: Range<usize>,
         recent: Range<usize>,
         width: usize,
@@ -234,7 +235,7 @@ impl Run<'_> {
             let pair = (first + slot) * (cache.head_dim / 2);
             for (row, packed) in [(key, cache.k), (value, cache.v)] {
                 let (row, padding) = row.split_at_mut(cache.head_dim);
-                cache.kind.load(packed, pair, row);
+                cache.kind.load(vectors, packed, pair, row);
                 padding.fill(0.0);
             }
         }
