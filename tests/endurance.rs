@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use common::files::shared_path;
@@ -14,6 +15,9 @@ use sinkstream::{Attention, Source};
 
 const TOKENS: usize = 100_000;
 const CHUNK: usize = 128;
+
+/// One at a time: both look at the memory and the speed of the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Resident memory of this process in bytes.
 fn resident_bytes() -> u64 {
@@ -40,6 +44,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 #[test]
 fn a_long_stream_is_flat() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let source = Source::memory("bundled", include_bytes!("../models/sinkstream-2m.gguf").as_slice());
     let settings = Settings {
         device: Device::Cpu,
@@ -101,6 +106,7 @@ fn infini_tokens() -> usize {
 /// one of a stream that has just begun, measured in turns with it.
 #[test]
 fn a_long_stream_with_a_compressive_memory_is_flat() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for name in ["infini_linear", "infini_delta"] {
         let model = pollster::block_on(common::files::golden(&format!("families/{name}.gguf")));
         let settings =

@@ -80,6 +80,9 @@ fn a_token_takes_five_dispatches_a_layer() {
     let mut in_parts = 0;
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "gguf") {
+            continue; // what the models should say
+        }
         let mut source = sinkstream::Source::memory("a family", std::fs::read(&path).unwrap());
         let gguf = block_on(sinkstream::gguf::Gguf::read(&mut source)).unwrap();
         for tuning in [Tuning::SOFTWARE, Tuning::GPU] {
