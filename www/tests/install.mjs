@@ -11,7 +11,7 @@ import { until } from "./browsers.mjs";
 import { folders, www } from "./server.mjs";
 
 /** Most bytes of the engine without weights, gzipped. The aim is 1.3 MB: chat templates (minijinja) came on top of it. */
-const MOST_BYTES = 1_560_000;
+const MOST_BYTES = 1_580_000;
 const tool = (name) => join(www, "node_modules", name);
 const run = (command, args, cwd) => execFileSync(command, args, { cwd, stdio: ["ignore", "pipe", "pipe"] }).toString();
 

@@ -90,7 +90,9 @@ export function pageTests(setting) {
     const share = (seen.letters / seen.all) * (position / 41);
     assert.ok(share > 0.5 && share < 2, `${seen.letters} of ${seen.all} letters are marked, 41 of ${position} tokens seen`);
     assert.deepEqual(seen.ages, seen.ages.toSorted((a, b) => b - a), "the newest come last");
-    assert.deepEqual([...new Set(seen.ages)], [3, 2, 1, 0], "in four steps");
+    // Four steps, of which one may fall between tokens that came together.
+    const steps = [...new Set(seen.ages)];
+    assert.ok(steps.length >= 3 && steps[0] === 3 && steps.at(-1) === 0, `in steps: ${steps}`);
     assert.ok(seen.ends);
     assert.deepEqual(complaints, []);
     await page.close();
@@ -164,7 +166,7 @@ export function pageTests(setting) {
     const perplexity = async (tokens) => {
       const seen = [];
       const begin = Number((await shown(page)).position);
-      while (Number((await shown(page)).position) < begin + tokens) {
+      while (Number((await shown(page)).position) < begin + tokens || seen.length < 5) {
         seen.push(Number(await words(page, "#perplexity")));
         await new Promise((later) => setTimeout(later, 200));
       }
