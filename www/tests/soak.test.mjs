@@ -12,7 +12,7 @@ import { serve } from "./server.mjs";
 const MINUTES = Number(process.env.SOAK_MINUTES ?? 2);
 const DEVICE = process.env.SOAK_DEVICE ?? "cpu";
 /** Before that the window fills, lines grow to their full length, and code is compiled. Part of the whole time. */
-const WARM_UP = 0.3;
+const WARM_UP = 0.45;
 const TIMES = Math.max(8, Math.round(2 * MINUTES));
 /** The mean of the last half of the measurements over that of the first. */
 const MOST_GROWTH = { heap: 1.02, wasm: 1.02, gpu: 1.02 };
