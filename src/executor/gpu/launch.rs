@@ -65,8 +65,9 @@ impl Staging {
             gpu.check()?;
             return Err(Error::DeviceLost("while waiting for it".into()));
         }
+        // Nobody but a device that goes unmaps it in between, and Firefox tells of that only later.
         let view = self.buffer.get_mapped_range(..bytes.len() as u64);
-        bytes.copy_from_slice(&view.map_err(|error| Error::Gpu(format!("read back: {error}")))?);
+        bytes.copy_from_slice(&view.map_err(|error| Error::DeviceLost(format!("while reading from it: {error}")))?);
         self.buffer.unmap();
         Ok(())
     }
