@@ -12,6 +12,7 @@ export function lostTests(setting) {
       setting,
       async ({ Engine }, model) => {
         const engine = await Engine.load({ model, device: "gpu", sinks: 2, window: 21 });
+        // Long enough that the worker, which computes ahead, is not through when the second loss reaches it.
         const text = async (losses) => {
           const session = await engine.createSession();
           let text = "";
@@ -19,7 +20,7 @@ export function lostTests(setting) {
           const promise = session.append("One morning the");
           await promise;
           const evicted = [];
-          for await (const piece of session.promptStreaming("", { temperature: 0, maxTokens: 50 })) {
+          for await (const piece of session.promptStreaming("", { temperature: 0, maxTokens: 160 })) {
             text += piece;
             if (losses.includes(++pieces)) {
               evicted.push(session.evicted);
@@ -32,7 +33,7 @@ export function lostTests(setting) {
         };
         const whole = await text([]);
         const before = engine.recoveries;
-        const torn = await text([4, 36]);
+        const torn = await text([4, 44]);
         const result = { whole, torn, recoveries: engine.recoveries - before };
         await engine.destroy();
         return result;
