@@ -13,6 +13,15 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::kernels::sample::{MAX_AHEAD, Settings};
 use crate::plan::{BufferId, Purpose};
+use crate::platform;
+
+/// Most tokens of one launch.
+const MAX_BURST: u32 = 16;
+/// Fewest on a device that computes while the host waits, once it runs: fewer than a quarter of a submit a token, with
+/// those that the ring's turns cut short.
+const LEAST_AHEAD: u32 = 5;
+/// What a launch should take at most: its tokens are seen together, and text that comes in lumps is hard to read.
+const LUMP_SECONDS: f64 = 0.04;
 
 /// What the engine knows a session by.
 pub(crate) type SessionId = Rc<()>;
@@ -26,6 +35,8 @@ pub(crate) struct Flight {
     columns: Vec<(u32, u64, u32)>,
     /// Whether log-probabilities come with it.
     has_logprobs: bool,
+    /// When it began, in [`platform::seconds`].
+    launched: f64,
 }
 
 /// A part of the cache, and the tokens computed ahead in it: those that its session has not delivered yet.
@@ -71,6 +82,8 @@ pub(crate) struct Lanes {
     /// Tokens of the next launch.
     pub(crate) burst: u32,
     pub(crate) flights: VecDeque<Flight>,
+    /// When the last of them landed.
+    landed: f64,
     /// Flights that have landed, to be used again.
     spare: Vec<Flight>,
 }
@@ -85,6 +98,7 @@ impl Lanes {
             group: Vec::with_capacity(streams as usize),
             burst: 1,
             flights: VecDeque::new(),
+            landed: 0.0,
             spare: vec![],
         }
     }
@@ -134,6 +148,15 @@ impl Lanes {
         self.group.clear();
     }
 
+    /// Sets the tokens of the next launches by the time that one took: the device was free for it when the one before it
+    /// landed.
+    fn pace(&mut self, flight: &Flight, least: u32) {
+        let now = platform::seconds();
+        let step = (now - flight.launched.max(self.landed)).max(1e-9) / f64::from(flight.steps);
+        self.landed = now;
+        self.burst = (2 * self.burst).min((LUMP_SECONDS / step) as u32).clamp(least, MAX_BURST);
+    }
+
     /// Takes in what a launch has chosen. `ids`, and bits of `logprobs` if it has them: `[lane][MAX_AHEAD]`.
     fn arrive(&mut self, mut flight: Flight, ids: &[u32], logprobs: &[u32]) {
         for (lane, era, first) in flight.columns.drain(..) {
@@ -163,7 +186,7 @@ impl Engine {
     /// of its first token that was not delivered, and its settings.
     pub(crate) fn launch(&mut self, steps: u32, columns: impl Iterator<Item = (u32, u32, Settings)>) -> Result<()> {
         let mut flight = self.lanes.spare.pop().unwrap_or_default();
-        (flight.steps, flight.has_logprobs) = (steps, false);
+        (flight.steps, flight.has_logprobs, flight.launched) = (steps, false, platform::seconds());
         for (lane, position, settings) in columns {
             let state = &mut self.lanes.lanes[lane as usize];
             flight.columns.push((lane, state.era, position.wrapping_add(state.ahead())));
@@ -184,6 +207,7 @@ impl Engine {
         let words = (self.streams() * MAX_AHEAD) as usize;
         let length = if flight.has_logprobs { 2 * words } else { words };
         self.executor.land(bytemuck::cast_slice_mut(&mut self.landing[..length])).await?;
+        self.lanes.pace(&flight, if self.executor.max_flights() > 1 { LEAST_AHEAD } else { 1 });
         let (ids, logprobs) = self.landing[..length].split_at(words);
         self.lanes.arrive(flight, ids, logprobs);
         Ok(())

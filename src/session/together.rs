@@ -15,9 +15,6 @@ use crate::kernels::sample::{MAX_AHEAD, MAX_RECENT, Settings};
 use crate::plan::Column;
 use crate::sampler::Sampling;
 
-/// Most tokens of one launch.
-const MAX_BURST: u32 = 16;
-
 /// Gets a token, and its log-probability if [`Sampling::logprobs`] asks for it.
 pub type Deliver<'a> = Box<dyn FnMut(u32, Option<f32>) -> ControlFlow<()> + 'a>;
 
@@ -136,12 +133,11 @@ fn launch(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> {
             }
             regroup(engine, members)?;
         }
-        let mut steps = engine.lanes.burst.min(most).min(MAX_BURST);
+        let mut steps = engine.lanes.burst.min(most);
         for member in members.iter().filter(|member| member.goes_on) {
             let room = member.room(engine, is_ahead).min(steps);
             steps = member.part.session.ring.run(member.ahead(engine), room);
         }
-        engine.lanes.burst = (2 * engine.lanes.burst).min(MAX_BURST);
         let going = members.iter().filter(|member| member.goes_on);
         engine.launch(steps, going.map(|member| (member.lane, member.next_position(), member.settings)))?;
     }
