@@ -38,19 +38,37 @@ def fold(sk, v, M, z, update):
     return M + sk.transpose(-1, -2) @ v, z + sk.sum(-2)
 
 
+def folded(sk, v, M, z, order):
+    """M and z of each row after the segments that it names, by the delta rule. Rows with many come first, so that the rest can stop."""
+    lengths = (order >= 0).sum(1)
+    rank = lengths.argsort(descending=True)
+    M, z = M[rank], z[rank]
+    for i in range(order.shape[1]):
+        on = int((lengths > i).sum())
+        rows = order[rank[:on], i]
+        m, y = fold(sk[rows], v[rows], M[:on], z[:on], "delta")
+        M, z = torch.cat((m, M[on:])), torch.cat((y, z[on:]))
+    back = rank.argsort()
+    return M[back], z[back]
+
+
 def memory(sq, sk, v, M, z, update, weight=None, mix=None):
     """Reads of n segments one after the other, and M and z after the last.
 
     sq [b, kv, group, n, t, d_k], sk [b, kv, n, t, d_k], v [b, kv, n, t, d_v], M [b, kv, d_k, d_v], z [b, kv, d_k].
     weight [b, n]: as if the segment had been folded so many times (a training aid, see `passkey.py`): exact for
     "linear", whose update is a sum; for "delta", REPEATS real repetitions and the rest in a straight line.
-    mix [b, b], with one segment a row (n = 1) and for "linear" only: how many times each row's memory holds every row.
+    mix, with one segment a row (n = 1): for "linear" [b, b], how many times each row's memory holds every row; for "delta" [b, any],
+    which rows it holds, one after the other, −1 behind the last (`folded`).
     """
     n = sk.shape[2]
     if mix is not None:
-        assert update == "linear" and n == 1
-        M = torch.einsum("ij,jhab->ihab", mix, (sk.transpose(-1, -2) @ v)[:, :, 0])
-        z = torch.einsum("ij,jha->iha", mix, sk.sum(-2)[:, :, 0])
+        assert n == 1
+        if update == "delta":
+            M, z = folded(sk[:, :, 0], v[:, :, 0], M, z, mix)
+        else:
+            M = torch.einsum("ij,jhab->ihab", mix, (sk.transpose(-1, -2) @ v)[:, :, 0])
+            z = torch.einsum("ij,jha->iha", mix, sk.sum(-2)[:, :, 0])
         return read(sq, M[:, :, None, None], z[:, :, None, None]), M, z
     if update == "linear":
         dM, dz = sk.transpose(-1, -2) @ v, sk.sum(-2)

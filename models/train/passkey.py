@@ -5,9 +5,10 @@ segments. First two segments; then `mixed`; then 16 segments and `mixed` in turn
 
 Length is the hard part. For the linear update the memory is a plain sum over segments, so that a text of any length can be had from few
 segments: `mixed` computes 96 of them in a batch and a matrix says how many times each one's memory holds every other. Filler counts
-up to 65,536 segments (4 million tokens) in all, and costs nothing; filler that leaves the smallest trace where the needle is kept is
-punished. In long samples a segment of nothing but filler is folded up to `repeat` times. Both are aids in training: what comes
-out is plain Infini-attention.
+up to `--longest` segments in all, 65,536 (4 million tokens), and costs nothing; filler that leaves the smallest trace where the needle
+is kept is punished. In long samples a segment of nothing but filler is folded up to `repeat` times. Both are aids in training: what comes
+out is plain Infini-attention. The delta rule is no sum: there the segments of `mixed` are folded one after the other (`in_order`),
+and `--longest` is 64. For numbers that can be compared, train all with the same `--longest` and `--steps`.
 """
 import argparse
 import json
@@ -25,12 +26,11 @@ from model import Config
 from passkey_data import DIGITS, Passkey, books, make_tokenizer, stack
 from train import save
 
-# Segments (1: `mixed`), largest repeat count, and the share of right digits with which the level is passed; `mixed` is passed when its
-# count, which grows while more than nine in ten are right, gets there. The last level is kept until the end; every second step is `mixed`.
-LEVELS = [(2, 1, 0.7), (1, 65536, 0.0), (16, 4096, 1.0)]
+# Segments (1: `mixed`), largest repeat count as a part of `--longest`, and the share of right digits with which the level is passed;
+# `mixed` is passed when its count, which grows while more than nine in ten are right, gets there. The last level is kept until the
+# end; every second step is `mixed`.
+LEVELS = [(2, 0.0, 0.7), (1, 1.0, 0.0), (16, 1 / 16, 1.0)]
 GROWTH = 1.02
-KINDS = ["varied", "few", "digits", "paper", "book"]
-SHARES = [0.35, 0.15, 0.2, 0.1, 0.2]
 
 
 def look_back(model):
@@ -72,7 +72,7 @@ def batch(data, key, segment, segments, repeat, size):
     for i in range(size):
         length = total - (int(rng.integers(segment)) if rng.random() < 0.25 else 0)
         depth = 1.0 if rng.random() < 0.15 else rng.random()
-        ids, at, n = data.sample(rng, length, depth, rng.choice(KINDS, p=SHARES))
+        ids, at, n = data.sample(rng, length, depth, data.kind(rng))
         rows.append(ids)
         if repeat > 1:
             r = np.exp(rng.random(segments) * rng.random() * math.log(repeat))
@@ -90,14 +90,14 @@ def mixed(data, key, segment, repeat, size):
     For the linear update the memory is a sum over segments, so a text is a choice of segments and numbers: the segments of a needle
     (one, or two that it is split over), its question's, and `pool` segments of filler, whose counts are drawn from
     0 to `repeat` for each text anew. Returns ids [size, segment], mix [size, size], the rows of the
-    questions, the places before the first digits of their answers, and the rows with text to learn.
+    questions, the places before the first digits of their answers, the rows with text to learn, and for each row which part of
+    the filler stands in front of the needle (`in_order` asks for it).
     """
     rng = np.random.Generator(np.random.PCG64(key))
     pool = size // 8
-    rows, mix = [], np.zeros((size, size), np.float32)
-    kind = lambda: rng.choice(KINDS, p=SHARES)
+    rows, mix, before = [], np.zeros((size, size), np.float32), np.zeros(size)
     for i in range(pool):
-        filler = np.concatenate(data.draw(rng, 2 * segment + 20, kind()))
+        filler = np.concatenate(data.draw(rng, 2 * segment + 20, data.kind(rng)))
         if i % 4 == 0:
             filler = np.concatenate((data.preamble, filler))
         cut = 0 if i % 4 == 0 else int(rng.integers(len(filler) - segment))
@@ -107,7 +107,7 @@ def mixed(data, key, segment, repeat, size):
     while len(rows) + 3 <= size:
         digits = rng.integers(10, size=DIGITS)
         needle, question = data.write("needle", digits), data.write("question", digits)
-        filler = np.concatenate(data.draw(rng, 4 * segment, kind()))
+        filler = np.concatenate(data.draw(rng, 4 * segment, data.kind(rng)))
         spread = rng.dirichlet([0.5] * pool) * (repeat ** rng.random() - 1)
         if rng.random() < 0.4:  # the needle is in the open segment
             a, b = np.sort(rng.integers(segment - len(needle) - len(question) + 1, size=2))
@@ -120,9 +120,9 @@ def mixed(data, key, segment, repeat, size):
         at = len(data.preamble) if first else int(rng.integers(segment))
         text = np.concatenate((data.preamble if first else filler[:at], needle, filler[at:]))
         parts = [text[:segment]] + ([text[segment : 2 * segment]] if at + len(needle) > segment else [])
-        before = 0 if first else rng.random()
+        before[len(rows) :] = 0 if first else rng.random()
         for j, part in enumerate(parts):
-            mix[len(rows), :pool] = spread * before
+            mix[len(rows), :pool] = spread * before[-1]
             mix[len(rows), len(rows) - j : len(rows)] = 1
             rows.append(part)
         q = len(rows)
@@ -135,7 +135,26 @@ def mixed(data, key, segment, repeat, size):
     ids = stack(rows, segment)
     mix = mix[: len(rows), : len(rows)]
     texts = torch.arange(0, len(rows), 3)
-    return ids, torch.from_numpy(mix), torch.tensor(asked), torch.tensor(ends), texts
+    return ids, torch.from_numpy(mix), torch.tensor(asked), torch.tensor(ends), texts, before
+
+
+def in_order(mix, before, pool, key):
+    """`mixed` for the delta rule, which is no sum: the segments that each row's memory holds, one after the other; −1 behind the last.
+
+    Counts of filler are rounded, up as often as the fraction says.
+    """
+    rng = np.random.Generator(np.random.PCG64(key))
+    orders = []
+    for row, part in zip(mix.numpy(), before):
+        counts = np.floor(row[:pool] + rng.random(pool)).astype(int)
+        filler = rng.permutation(np.repeat(np.arange(pool), counts))
+        at = round(part * len(filler))
+        needle = pool + np.flatnonzero(row[pool:])
+        orders.append(np.concatenate((filler[:at], needle, filler[at:])))
+    out = np.full((len(mix), max(map(len, orders))), -1)
+    for order, to in zip(orders, out):
+        to[: len(order)] = order
+    return torch.from_numpy(out)
 
 
 def answers(model, x, ids, ends, rows=None):
@@ -164,6 +183,8 @@ def main():
     p.add_argument("--finish", type=int, default=600, help="last steps, in which the rate falls to a twentieth")
     p.add_argument("--decay", type=float, default=0.01)
     p.add_argument("--lm", type=float, default=0.1, help="weight of the loss of all tokens, of a quarter of the samples")
+    p.add_argument("--longest", type=int, help="segments of filler that `mixed` counts up to; 65536, or 64 for delta, which folds them")
+    p.add_argument("--mixed", type=float, default=0.0, help="share of samples with sentences of books between the filler")
     p.add_argument("--init", help="checkpoint whose weights to start from")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
@@ -174,8 +195,8 @@ def main():
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
     tok = Tokenizer.from_file(a.tokenizer) if Path(a.tokenizer).exists() else make_tokenizer(a.tokenizer, a.text)
-    book = np.array([i for text in books(a.text) for i in tok.encode(text).ids])
-    data = Passkey(tok, book)
+    data = Passkey(tok, list(books(a.text)), a.mixed)
+    longest = a.longest or (64 if a.update == "delta" else 65536)
     config = Config(vocab=tok.get_vocab_size(), dim=a.dim, layers=a.layers, heads=a.heads, kv_heads=a.kv_heads, ffn=a.ffn,
                     context=a.segment)
     model = Infini(config, a.segment, a.update).init(a.seed).to(device)
@@ -200,16 +221,21 @@ def main():
     print(sum(q.numel() for q in model.parameters()), "parameters", flush=True)
 
     while state["step"] < a.steps:
-        segments, repeat, enough = LEVELS[state["level"]]
+        segments, part, enough = LEVELS[state["level"]]
         step = state["step"]
         if state["level"] == len(LEVELS) - 1 and step % 2:
-            segments, repeat = LEVELS[1][:2]
+            segments, part = LEVELS[1][:2]
+        repeat = max(1, part * longest)
         rate = min(1.0, (step + 1) / a.warmup, 0.05 + 0.95 * (a.steps - step) / a.finish)
         for group in opt.param_groups:
             group["lr"] = group["rate"] * rate
         key = [a.seed, step]
         if segments == 1:
-            ids, mix, rows, ends, some = (t.to(device) for t in mixed(data, key, a.segment, state["repeat"], a.tokens // a.segment))
+            size = a.tokens // a.segment
+            *tensors, before = mixed(data, key, a.segment, state["repeat"], size)
+            if a.update == "delta":
+                tensors[1] = in_order(tensors[1], before, size // 8, key)
+            ids, mix, rows, ends, some = (t.to(device) for t in tensors)
             x, _ = model.hidden(ids, mix=mix)
             logits, right = answers(model, x, ids, ends, rows)
             text = F.cross_entropy(model.logits(x[some, :-1]).flatten(0, 1), ids[some, 1:].flatten())

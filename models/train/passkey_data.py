@@ -6,6 +6,7 @@ Sentences are joined by one space. The digits of the answer are scored one by on
 """
 import lzma
 import re
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ QUESTION = " What is the pass key? The pass key is {0}"
 DIGITS = 4
 FILLER = [line for line in (Path(__file__).parent / "passkey_filler.txt").read_text().splitlines() if line]
 PAPER = FILLER[:5]
+# Of filler. `mixed` is the 81 sentences with sentences of books between them, in a share that is drawn for each text.
+KINDS = ["varied", "few", "digits", "paper", "book", "mixed"]
+SHARES = np.array([0.35, 0.15, 0.2, 0.1, 0.2, 0.0])
 VOCAB = 1024
 END = "<|endoftext|>"
 
@@ -28,6 +32,14 @@ def books(folder, size=1_500_000):
     for path in sorted(Path(folder).glob("pg_train_pool_*.txt.xz")):
         with lzma.open(path, "rt", encoding="utf-8", newline="") as f:
             yield f.read(size)
+
+
+def sentences(texts):
+    """The sentences of books, on one line each, of a length like the filler's own."""
+    for text in texts:
+        for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(text.split())):
+            if 20 <= len(sentence) <= 160:
+                yield sentence
 
 
 def make_tokenizer(path, folder):
@@ -46,7 +58,10 @@ def make_tokenizer(path, folder):
 
 
 class Passkey:
-    def __init__(self, tok, book_ids=None):
+    def __init__(self, tok, texts=(), mixed=0.0):
+        """texts: of books, for the kinds `book` and `mixed`. mixed: share of `mixed` in training."""
+        self.shares = (1 - mixed) * SHARES
+        self.shares[KINDS.index("mixed")] = mixed
         self.ids = lambda text: tok.encode(text, add_special_tokens=False).ids
         self.preamble = self.ids(PREAMBLE)
         self.digit = self.ids("0123456789")
@@ -61,7 +76,8 @@ class Passkey:
         check = "".join(NEEDLE.format("4071"))
         assert self.ids(check) == list(self.write("needle", [4, 0, 7, 1]))
         assert self.ids(QUESTION.format("4071")) == list(self.write("question", [4, 0, 7, 1]))
-        self.book = book_ids
+        self.book = np.array([i for text in texts for i in tok.encode(text).ids])
+        self.texts = texts
 
     def write(self, what, digits):
         d = [self.digit[i] for i in digits]
@@ -70,6 +86,13 @@ class Passkey:
         a, b, c = self.needle
         return np.concatenate((a, d, b, d, c))
 
+    @cached_property
+    def sentences(self):
+        return [np.array(self.ids(" " + s)) for s in sentences(self.texts)]
+
+    def kind(self, rng):
+        return rng.choice(KINDS, p=self.shares)
+
     def draw(self, rng, size, kind):
         """A list of filler sentences (token arrays), together as many tokens as fit in size."""
         out, left = [], size
@@ -77,7 +100,9 @@ class Passkey:
             # Whole words are not asked for: any piece of the text, in lines of 16 tokens.
             at = int(rng.integers(len(self.book) - size))
             return [self.book[i : min(i + 16, at + size)] for i in range(at, at + size, 16)]
-        n = int(rng.integers(5))
+        n, share = int(rng.integers(5)), 0.0
+        if kind == "mixed":  # filler with sentences from books between
+            share = rng.random()
         few = rng.permutation(len(self.filler))[: int(rng.integers(1, 12))]
         while True:
             if kind == "paper":
@@ -85,6 +110,9 @@ class Passkey:
                 n += 1
             else:
                 s = self.filler[rng.choice(few) if kind == "few" else rng.integers(len(self.filler))]
+            if share and rng.random() < share:
+                line = self.sentences[rng.integers(len(self.sentences))]
+                s = line if len(line) <= left else s  # long ones must not leave the question in the segment before
             if kind == "digits":  # other numbers in the same sentences
                 s = np.where(self.is_digit[s], np.array(self.digit)[rng.integers(10, size=len(s))], s)
             if len(s) > left:

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 import passkey_export
-from passkey_data import DIGITS, Passkey, books
+from passkey_data import DIGITS, KINDS, Passkey, books
 
 
 def accuracy(model, data, length, depth, trials, kind, seed, zeroed=False, together=16):
@@ -42,10 +42,10 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model")
     p.add_argument("--tokenizer", default="target/train/passkey/tokenizer.json")
-    p.add_argument("--text", default="../shared/data/text", help="for the kind `book`: what follows the training text")
+    p.add_argument("--text", default="../shared/data/text", help="for the kinds `book` and `mixed`: what follows the training text")
     p.add_argument("--lengths", type=int, nargs="+", default=[256, 1024, 4096, 16384, 32768])
     p.add_argument("--depths", type=float, nargs="+", default=[0, 0.5, 1])
-    p.add_argument("--kinds", nargs="+", default=["varied"], choices=["varied", "few", "digits", "paper", "book"])
+    p.add_argument("--kinds", nargs="+", default=["varied"], choices=KINDS)
     p.add_argument("--trials", type=int, default=50)
     p.add_argument("--seed", type=int, default=1000)
     p.add_argument("--zeroed", action="store_true", help="control: nothing is read from the memory")
@@ -53,10 +53,8 @@ def main():
     torch.set_num_threads(1)
     model = passkey_export.read(a.model) if a.model.endswith(".gguf") else passkey_export.load(a.model)[0]
     tok = Tokenizer.from_file(a.tokenizer)
-    book = None
-    if "book" in a.kinds:
-        book = np.array([i for text in books(a.text, 4_500_000) for i in tok.encode(text[1_500_000:]).ids])
-    data = Passkey(tok, book)
+    texts = [text[1_500_000:] for text in books(a.text, 2_500_000)] if {"book", "mixed"} & set(a.kinds) else []
+    data = Passkey(tok, texts)
     for kind in a.kinds:
         for length in a.lengths:
             began = time.monotonic()
