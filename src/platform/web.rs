@@ -1,5 +1,6 @@
 //! Threads (none), vector instructions (SIMD128, at compile time), clock and GPU waiting in a browser.
 
+use gloo_timers::future::TimeoutFuture;
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -71,6 +72,8 @@ pub fn unix_seconds() -> i64 {
 
 /// How often a waiting GPU queue is poked. Shorter floods the GPU process, longer is waited for.
 const POKE_SECONDS: f64 = 0.002;
+/// How long it is waited for with every turn of the event loop, which keeps a core busy; then with timers, which wait 4 ms.
+const BUSY_SECONDS: f64 = 0.003;
 
 /// Waits until a submission is done and what wgpu has to tell of it has been told.
 ///
@@ -85,14 +88,17 @@ pub async fn wait(
     _submission: wgpu::SubmissionIndex,
     is_told: impl Fn() -> bool,
 ) -> Result<()> {
-    let ticks = Ticks::new()?;
+    let (ticks, begun) = (Ticks::new()?, seconds());
     let mut poked = f64::MIN;
     while !is_told() {
         if seconds() - poked > POKE_SECONDS {
             queue.submit(None);
             poked = seconds();
         }
-        ticks.next().await;
+        match seconds() - begun < BUSY_SECONDS {
+            true => ticks.next().await,
+            false => TimeoutFuture::new(0).await,
+        }
     }
     Ok(())
 }
