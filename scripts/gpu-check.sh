@@ -26,7 +26,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-tests=(kernels gpu_model gpu_bench steady shaders)
+tests=(kernels shaders)
+for file in tests/gpu_*.rs; do tests+=("$(basename "$file" .rs)"); done
 commit=$(git describe --always --dirty '--exclude=*' 2>/dev/null || echo unknown)
 if [ -n "$pack" ]; then
   mkdir -p "$pack"
