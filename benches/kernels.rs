@@ -24,7 +24,7 @@ fn kernels(criterion: &mut Criterion) {
         let gguf = pollster::block_on(random::gguf(Shape::find(SHAPE).unwrap(), kind)).unwrap();
         let [sinks, window] = CACHE.map(Some);
         let settings = Settings { device: Device::Cpu, sinks, window, chunk: CHUNK, ..Settings::default() };
-        let (_, _, model) = lay_out(&gguf, &settings, Tuning::SOFTWARE).unwrap();
+        let (_, _, model) = lay_out(&gguf, &settings, Tuning::SOFTWARE, u64::MAX).unwrap();
         for (plan, columns) in [(model.decode.plan_for(1), 1), (model.prefill.plan_for(CHUNK), CHUNK)] {
             // One layer stands for all, and what comes before and behind them.
             let is_other_layer = |dispatch: &&Dispatch| {

@@ -6,16 +6,35 @@
 struct Params {
     blocks: u32,     // blocks of 32 weights in a row
     stride: u32,     // floats from one column of x to the next; a multiple of 4
-    rows: u32,       // of this part of the embedding
-    first_row: u32,  // of this part
+    rows: u32,       // of the embedding in this dispatch
+    first_row: u32,  // the first of them
     scale: f32,      // factor, 1 in most models
 }
+
+override FIRST_QUANTS: u32 = 0u; // words of quants that hold the first rows, if others are in more_quants; else 0
+override FIRST_SCALES: u32 = 0u; // the same of scales
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
 @group(0) @binding(2) var<storage, read> quants: array<vec4<u32>>; // [rows][blocks][words / 4], see weights.wgsl
 @group(0) @binding(3) var<storage, read> scales: array<u32>; // [rows][words], see weights.wgsl
 @group(0) @binding(4) var<storage, read_write> x: array<vec4<f32>>; // [column][stride / 4], f32
+@group(0) @binding(5) var<storage, read> more_quants: array<vec4<u32>>; // the rows behind those in quants; read if FIRST_QUANTS
+@group(0) @binding(6) var<storage, read> more_scales: array<u32>; // theirs
+
+fn quant_words(at: u32) -> vec4<u32> {
+    if (FIRST_QUANTS == 0u || at < FIRST_QUANTS) {
+        return quants[at];
+    }
+    return more_quants[at - FIRST_QUANTS];
+}
+
+fn scale_word(at: u32) -> u32 {
+    if (FIRST_QUANTS == 0u || at < FIRST_SCALES) {
+        return scales[at];
+    }
+    return more_scales[at - FIRST_SCALES];
+}
 
 @compute @workgroup_size(64)
 fn embed(@builtin(global_invocation_id) id: vec3<u32>) {

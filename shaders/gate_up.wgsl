@@ -20,6 +20,14 @@ struct Params {
 @group(0) @binding(5) var<storage, read> scales: array<u32>; // [2 · ffn_dim][words], see weights.wgsl
 @group(0) @binding(6) var<storage, read_write> h: array<f32>; // [column][out_stride], f32
 
+fn quant_words(at: u32) -> vec4<u32> {
+    return quants[at];
+}
+
+fn scale_word(at: u32) -> u32 {
+    return scales[at];
+}
+
 fn load_input(column: u32, word: u32) -> vec4<f32> {
     return normed(x[column * (params.in_stride / 4u) + word], column, word, 8u * params.blocks);
 }

@@ -23,6 +23,14 @@ override BIAS: u32; // 0 or 1
 @group(0) @binding(5) var<storage, read> bias: array<f32>; // [rows], f32; read if BIAS
 @group(0) @binding(6) var<storage, read_write> x: array<f32>; // [column][out_stride], f32
 
+fn quant_words(at: u32) -> vec4<u32> {
+    return quants[at];
+}
+
+fn scale_word(at: u32) -> u32 {
+    return scales[at];
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn project(
     @builtin(workgroup_id) workgroup: vec3<u32>,

@@ -36,6 +36,14 @@ override BIAS: u32; // 0 or 1
 @group(0) @binding(9) var<storage, read_write> k: array<u32>; // [lane][kv_head][slot][head_dim / 2] pairs, see cache.wgsl
 @group(0) @binding(10) var<storage, read_write> v: array<u32>; // [lane][kv_head][slot][head_dim / 2] pairs, see cache.wgsl
 
+fn quant_words(at: u32) -> vec4<u32> {
+    return quants[at];
+}
+
+fn scale_word(at: u32) -> u32 {
+    return scales[at];
+}
+
 fn load_input(column: u32, word: u32) -> vec4<f32> {
     return normed(x[column * (params.stride / 4u) + word], column, word, 8u * params.blocks);
 }

@@ -13,6 +13,7 @@ use crate::engine::{Settings, lay_out};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::gguf::Gguf;
+use crate::gpu::binding_bytes;
 use crate::kernels::attention::{self, Params};
 use crate::kernels::cache::CacheType;
 use crate::kv_ring::KvRing;
@@ -59,7 +60,7 @@ impl AttentionMap {
         let gguf = Gguf::read(&mut source).await?;
         let gpu = settings.gpu().await?;
         let tuning = settings.tuning_on(gpu.as_ref());
-        let (config, keep, mut model) = lay_out(&gguf, settings, tuning)?;
+        let (config, keep, mut model) = lay_out(&gguf, settings, tuning, binding_bytes(gpu.as_ref()))?;
         if matches!(keep.attention, Attention::Recompute | Attention::Infini) {
             let mode = keep.attention.name();
             return Err(Error::Settings(format!("--attention {mode} has no first token that stays: use another mode")));

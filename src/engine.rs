@@ -11,7 +11,7 @@ use crate::config::{Attention, Config, Keep, check_columns};
 use crate::error::{Error, Result};
 use crate::executor::{Counts, Executor};
 use crate::gguf::Gguf;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, binding_bytes};
 use crate::kernel::Tier;
 use crate::kernels::cache::CacheType;
 use crate::kernels::sample::MAX_AHEAD;
@@ -161,7 +161,8 @@ impl Engine {
 
     async fn without_weights(gguf: Gguf, settings: &Settings) -> Result<Self> {
         let gpu = settings.gpu().await?;
-        let (config, keep, mut model) = lay_out(&gguf, settings, settings.tuning_on(gpu.as_ref()))?;
+        let (config, keep, mut model) =
+            lay_out(&gguf, settings, settings.tuning_on(gpu.as_ref()), binding_bytes(gpu.as_ref()))?;
         let weight_bytes_per_step = model.plans[model.decode.plan_for(settings.streams)].weight_bytes(&model.buffers);
         let plans = std::mem::take(&mut model.plans);
         let executor = Executor::new(gpu, &model.buffers, plans, settings.threads).await?;
@@ -192,7 +193,8 @@ impl Engine {
             return Err(error);
         };
         let gpu = lost.gpu().reopen().await?;
-        let (config, _, mut model) = lay_out(&self.gguf, &self.settings, self.settings.tuning_on(Some(&gpu)))?;
+        let (config, _, mut model) =
+            lay_out(&self.gguf, &self.settings, self.settings.tuning_on(Some(&gpu)), binding_bytes(Some(&gpu)))?;
         let plans = std::mem::take(&mut model.plans);
         let mut executor = Executor::new(Some(gpu), &model.buffers, plans, None).await?;
         model.load(&config, source, &mut executor, &mut |_| {}).await?;
@@ -353,7 +355,7 @@ impl Engine {
 /// As [`Gguf::read`] and [`lay_out`].
 pub async fn estimate(mut source: Source, settings: &Settings) -> Result<Value> {
     let gguf = Gguf::read(&mut source).await?;
-    let (config, keep, model) = lay_out(&gguf, settings, Tuning::GPU)?;
+    let (config, keep, model) = lay_out(&gguf, settings, Tuning::GPU, u64::MAX)?;
     Ok(memory_plan(&gguf, &config, keep, &model, settings.streams))
 }
 
@@ -375,16 +377,17 @@ fn memory_plan(gguf: &Gguf, config: &Config, keep: Keep, model: &Model, streams:
     })
 }
 
-/// Shape, cache and plans of a model, from its header alone.
+/// Shape, cache and plans of a model, from its header alone. `binding_bytes`: most that a dispatch can bind of one buffer, see
+/// [`binding_bytes`]; `u64::MAX` for a device that takes everything.
 ///
 /// # Errors
 /// What [`Config::new`], [`Keep::new`] and [`Model::new`] find wrong.
-pub fn lay_out(gguf: &Gguf, settings: &Settings, tuning: Tuning) -> Result<(Config, Keep, Model)> {
+pub fn lay_out(gguf: &Gguf, settings: &Settings, tuning: Tuning, binding_bytes: u64) -> Result<(Config, Keep, Model)> {
     let config = Config::new(gguf)?;
     let attention = settings.attention.unwrap_or(config.default_attention());
     let keep = Keep::new(&config, attention, settings.sinks, settings.window, settings.expected)?;
     let (chunk, streams) = (check_columns("--chunk", settings.chunk)?, check_columns("--streams", settings.streams)?);
-    let shape = Shape { keep, chunk, streams, cache: settings.cache, scores: settings.scores, tuning };
+    let shape = Shape { keep, chunk, streams, cache: settings.cache, scores: settings.scores, tuning, binding_bytes };
     let model = Model::new(&config, gguf, &shape)?;
     Ok((config, keep, model))
 }

@@ -179,14 +179,15 @@ impl<'a> Forward<'a> {
     ) -> Result<Self> {
         let (dim, vocab_size) = (config.dim, config.vocab_size);
         let mut weights = Weights { config, gguf, directory, buffers };
-        let embedding = weights.directory.parts(gguf, weights.buffers, &wanted("token_embd", vocab_size, dim))?;
+        let of_embedding = wanted("token_embd", vocab_size, dim);
+        let embedding = weights.directory.parts(gguf, weights.buffers, &of_embedding, shape.binding_bytes)?;
         let layers = (0..config.n_layers)
             .map(|n| Layer::new(n, config, shape, slots, given, &mut weights))
             .collect::<Result<Vec<_>>>()?;
         let output_norm = weights.norm("output_norm")?;
         let of_output = wanted("output", vocab_size, dim);
         let output = match gguf.tensor("output.weight") {
-            Some(_) => weights.directory.parts(gguf, weights.buffers, &of_output)?,
+            Some(_) => weights.directory.parts(gguf, weights.buffers, &of_output, shape.binding_bytes)?,
             None => embedding.clone(),
         };
         let output_bias = weights.bias(&[of_output])?;

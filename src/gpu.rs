@@ -28,6 +28,12 @@ pub fn is_software(adapter: &wgpu::Adapter) -> bool {
     adapter.get_info().device_type == wgpu::DeviceType::Cpu
 }
 
+/// Most bytes that a dispatch can bind of one buffer; on the CPU there is no such limit.
+pub fn binding_bytes(gpu: Option<&Gpu>) -> u64 {
+    let limits = gpu.map(|gpu| gpu.device.limits());
+    limits.map_or(u64::MAX, |limits| limits.max_storage_buffer_binding_size.min(limits.max_buffer_size))
+}
+
 /// What wgpu knows of an adapter, for reports.
 pub fn describe(index: usize, adapter: &wgpu::Adapter) -> Value {
     let (info, limits) = (adapter.get_info(), adapter.limits());

@@ -42,6 +42,8 @@ pub struct Shape {
     pub scores: bool,
     /// How the kernels are cut up.
     pub tuning: Tuning,
+    /// Most bytes that a dispatch can bind of one buffer: an embedding beyond it comes in parts.
+    pub binding_bytes: u64,
 }
 
 impl Shape {
@@ -236,7 +238,8 @@ impl Model {
 
     /// All plans as text, one dispatch a line.
     pub fn describe(&self) -> String {
-        let mut text = format!("dispatches per layer: {}\n", self.dispatches_per_layer());
+        let (of_layer, of_token) = (self.dispatches_per_layer(), self.dispatches_per_token());
+        let mut text = format!("dispatches per layer: {of_layer}, per token: {of_token}\n");
         for plan in &self.plans {
             let _ = writeln!(text, "\n{} ({} dispatches)", plan.name, plan.dispatches.len());
             for dispatch in &plan.dispatches {
@@ -253,6 +256,11 @@ impl Model {
             }
         }
         text
+    }
+
+    /// Dispatches of a decoded token.
+    pub fn dispatches_per_token(&self) -> usize {
+        self.plans[self.decode.plan_for(1)].dispatches.len()
     }
 
     /// Dispatches of one transformer block.

@@ -13,9 +13,6 @@ use crate::quant::{BLOCK, Layout, TensorType, repack};
 use crate::random;
 use crate::source::Source;
 
-/// Most bytes of one plane of a matrix that comes in parts: the binding limit of a default WebGPU device.
-const MAX_BINDING_BYTES: u64 = 128 << 20;
-
 /// Bytes read at once: whole rows, at least one.
 const PIECE_BYTES: u64 = 4 << 20;
 
@@ -95,15 +92,22 @@ impl Directory {
         Ok(self.place(buffers, &found, if is_uniform { first } else { Layout::F32 }))
     }
 
-    /// Places one matrix, cut into as few parts as fit into the bindings of a default WebGPU device.
+    /// Places one matrix, cut into as few parts as fit into bindings of `binding_bytes`, each of an even number of rows: whole
+    /// `vec4`s in every layout.
     ///
     /// # Errors
     /// As [`Self::stack`].
-    pub fn parts(&mut self, gguf: &Gguf, buffers: &mut Buffers, wanted: &Wanted) -> Result<Vec<Matrix>> {
+    pub fn parts(
+        &mut self,
+        gguf: &Gguf,
+        buffers: &mut Buffers,
+        wanted: &Wanted,
+        binding_bytes: u64,
+    ) -> Result<Vec<Matrix>> {
         let found = find(gguf, wanted)?;
         let layout = Layout::for_type(found.kind);
         let row_bytes = 4 * layout.quant_words(1, wanted.cols as usize) as u64;
-        let most = (MAX_BINDING_BYTES / row_bytes).max(1);
+        let most = (binding_bytes / row_bytes / 2 * 2).clamp(2, u64::from(u32::MAX - 1));
         let rows = 0..u64::from(wanted.rows);
         let parts = rows
             .clone()

@@ -68,7 +68,7 @@ async fn by_the_executor(model: Vec<u8>, settings: &Settings) -> u64 {
     let mut source = Source::memory("q8", model);
     let gguf = Gguf::read(&mut source).await.unwrap();
     let gpu = Gpu::choose(&settings.device).await.unwrap();
-    let (config, _, mut model) = lay_out(&gguf, settings, gpu.as_ref().unwrap().tuning()).unwrap();
+    let (config, _, mut model) = lay_out(&gguf, settings, gpu.as_ref().unwrap().tuning(), u64::MAX).unwrap();
     let plans = std::mem::take(&mut model.plans);
     let mut executor = Executor::new(gpu, &model.buffers, plans, None).await.unwrap();
     model.load(&config, &mut source, &mut executor, &mut |_| {}).await.unwrap();

@@ -1,8 +1,8 @@
 // Packed weights: unpacks one block of 32 into f32. Layouts and twin: src/quant.rs.
 //
-// The kernel binds
-//   quants: array<vec4<u32>>  [row][block][words / 4]; words per block: F32 32, F16, BF16 16, Q8…, K8… 8, K6… 6, Q4…, K4… 4
-//   scales: array<u32>        [row][word]; not read for F32, F16 and BF16; words of a row:
+// The kernel says where they are:
+//   quant_words(i) -> vec4<u32>  [row][block][words / 4]; words per block: F32 32, F16, BF16 16, Q8…, K8… 8, K6… 6, Q4…, K4… 4
+//   scale_word(i) -> u32         [row][word]; not read for F32, F16 and BF16; words of a row:
 //     Q8, Q4          ceil(blocks / 2), each f16 s of two blocks
 //     Q8_MIN, Q4_MIN  blocks, each f16 s, f16 o
 //     K8_, K4_BY_32   5 · ceil(blocks / 8): f16 d, f16 e, then i8 a, i8 b for each block: s = d · a, o = e · b
@@ -33,24 +33,24 @@ fn widen(bits: u32) -> f32 {
 // s and o of a block's first 16 weights, then of its other 16: a weight is s · q - o. Only that subtraction rounds.
 fn factors(row: u32, blocks: u32, block: u32) -> vec4<f32> {
     if (LAYOUT == Q8 || LAYOUT == Q4) {
-        let word = scales[row * ((blocks + 1u) / 2u) + block / 2u];
+        let word = scale_word(row * ((blocks + 1u) / 2u) + block / 2u);
         let s = widen((word >> (16u * (block & 1u))) & 0xffffu);
         return vec2<f32>(s, select(0.0, 8.0 * s, LAYOUT == Q4)).xyxy;
     }
     if (LAYOUT == Q8_MIN || LAYOUT == Q4_MIN) {
-        let word = scales[row * blocks + block];
+        let word = scale_word(row * blocks + block);
         return vec2<f32>(widen(word & 0xffffu), widen(word >> 16u)).xyxy;
     }
     let super_block = row * ((blocks + 7u) / 8u) + block / 8u;
     let nth = block & 7u;
     if (LAYOUT == K8_BY_32 || LAYOUT == K4_BY_32) {
-        let head = scales[5u * super_block];
-        let pair = scales[5u * super_block + 1u + nth / 2u] >> (16u * (nth & 1u));
+        let head = scale_word(5u * super_block);
+        let pair = scale_word(5u * super_block + 1u + nth / 2u) >> (16u * (nth & 1u));
         let ab = vec2<f32>(unpack4xI8(pair).xy);
         return (vec2<f32>(widen(head & 0xffffu), widen(head >> 16u)) * ab).xyxy;
     }
-    let head = scales[9u * super_block];
-    let abab = vec4<f32>(unpack4xI8(scales[9u * super_block + 1u + nth]));
+    let head = scale_word(9u * super_block);
+    let abab = vec4<f32>(unpack4xI8(scale_word(9u * super_block + 1u + nth)));
     return vec2<f32>(widen(head & 0xffffu), widen(head >> 16u)).xyxy * abab;
 }
 
@@ -85,41 +85,41 @@ fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
     if (LAYOUT == F32) {
         let i = at * 8u;
         return array<vec4<f32>, 8>(
-            bitcast<vec4<f32>>(quants[i]), bitcast<vec4<f32>>(quants[i + 1u]),
-            bitcast<vec4<f32>>(quants[i + 2u]), bitcast<vec4<f32>>(quants[i + 3u]),
-            bitcast<vec4<f32>>(quants[i + 4u]), bitcast<vec4<f32>>(quants[i + 5u]),
-            bitcast<vec4<f32>>(quants[i + 6u]), bitcast<vec4<f32>>(quants[i + 7u]));
+            bitcast<vec4<f32>>(quant_words(i)), bitcast<vec4<f32>>(quant_words(i + 1u)),
+            bitcast<vec4<f32>>(quant_words(i + 2u)), bitcast<vec4<f32>>(quant_words(i + 3u)),
+            bitcast<vec4<f32>>(quant_words(i + 4u)), bitcast<vec4<f32>>(quant_words(i + 5u)),
+            bitcast<vec4<f32>>(quant_words(i + 6u)), bitcast<vec4<f32>>(quant_words(i + 7u)));
     }
     if (LAYOUT == F16) {
-        let a = quants[at * 4u];
-        let b = quants[at * 4u + 1u];
-        let c = quants[at * 4u + 2u];
-        let d = quants[at * 4u + 3u];
+        let a = quant_words(at * 4u);
+        let b = quant_words(at * 4u + 1u);
+        let c = quant_words(at * 4u + 2u);
+        let d = quant_words(at * 4u + 3u);
         return array<vec4<f32>, 8>(
             halves(a.x, a.y), halves(a.z, a.w), halves(b.x, b.y), halves(b.z, b.w),
             halves(c.x, c.y), halves(c.z, c.w), halves(d.x, d.y), halves(d.z, d.w));
     }
     if (LAYOUT == BF16) {
-        let a = quants[at * 4u];
-        let b = quants[at * 4u + 1u];
-        let c = quants[at * 4u + 2u];
-        let d = quants[at * 4u + 3u];
+        let a = quant_words(at * 4u);
+        let b = quant_words(at * 4u + 1u);
+        let c = quant_words(at * 4u + 2u);
+        let d = quant_words(at * 4u + 3u);
         return array<vec4<f32>, 8>(
             brain_floats(a.x, a.y), brain_floats(a.z, a.w), brain_floats(b.x, b.y), brain_floats(b.z, b.w),
             brain_floats(c.x, c.y), brain_floats(c.z, c.w), brain_floats(d.x, d.y), brain_floats(d.z, d.w));
     }
     let f = factors(row, blocks, block);
     if (LAYOUT == Q8 || LAYOUT == Q8_MIN || LAYOUT == K8_BY_32) {
-        let a = quants[at * 2u];
-        let b = quants[at * 2u + 1u];
+        let a = quant_words(at * 2u);
+        let b = quant_words(at * 2u + 1u);
         return array<vec4<f32>, 8>(
             f.x * bytes(a.x) - f.y, f.x * bytes(a.y) - f.y, f.x * bytes(a.z) - f.y, f.x * bytes(a.w) - f.y,
             f.z * bytes(b.x) - f.w, f.z * bytes(b.y) - f.w, f.z * bytes(b.z) - f.w, f.z * bytes(b.w) - f.w);
     }
     if (LAYOUT == K6_BY_16) {
         // six words a block: an even block begins with a vec4, an odd one in the middle of one
-        let c = quants[at + at / 2u];
-        let d = quants[at + at / 2u + 1u];
+        let c = quant_words(at + at / 2u);
+        let d = quant_words(at + at / 2u + 1u);
         let is_odd = (at & 1u) == 1u;
         let a = select(c, vec4<u32>(c.zw, d.xy), is_odd);
         let high = select(d.xy, d.zw, is_odd);
@@ -131,7 +131,7 @@ fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
             f.z * six_bits(a.z, y << 4u) - f.w, f.z * six_bits(a.z >> 4u, y << 2u) - f.w,
             f.z * six_bits(a.w, y) - f.w, f.z * six_bits(a.w >> 4u, y >> 2u) - f.w);
     }
-    let a = quants[at];
+    let a = quant_words(at);
     let b = a >> vec4<u32>(4u);
     return array<vec4<f32>, 8>(
         f.x * nibbles(a.x) - f.y, f.x * nibbles(b.x) - f.y, f.x * nibbles(a.y) - f.y, f.x * nibbles(b.y) - f.y,

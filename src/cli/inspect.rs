@@ -24,7 +24,7 @@ pub(crate) fn info(MemoryInfoArgs { info: args, memory: with_table }: &MemoryInf
         let entry = types.entry(tensor.kind.to_string()).or_default();
         *entry = (entry.0 + 1, entry.1 + tensor.bytes);
     }
-    let laid_out = lay_out(&gguf, &args.run.settings(), Tuning::GPU);
+    let laid_out = lay_out(&gguf, &args.run.settings(), Tuning::GPU, u64::MAX);
     let table = match &laid_out {
         Ok((config, keep, _)) if *with_table => Some(Table::new(config, *keep)),
         _ => None,
@@ -108,11 +108,14 @@ fn bits_per_weight(directory: &Directory, is_wanted: impl Fn(&str) -> bool) -> O
     (weights > 0).then(|| 32.0 * words as f64 / weights as f64)
 }
 
+/// The device of a plan that is only looked at.
+const PLAN_ASSUMES: &str = "a GPU that binds every matrix whole";
+
 /// The forward pass, one dispatch a line.
 pub(crate) fn plan(args: &InfoArgs) -> Outcome {
     let gguf = pollster::block_on(Gguf::read(&mut open(&args.model)?))?;
     let settings = Settings { scores: true, ..args.run.settings() };
-    let (config, _, model) = lay_out(&gguf, &settings, Tuning::GPU)?;
+    let (config, _, model) = lay_out(&gguf, &settings, Tuning::GPU, u64::MAX)?;
     if args.run.json {
         let plans: Vec<Value> = model
             .plans
@@ -126,11 +129,15 @@ pub(crate) fn plan(args: &InfoArgs) -> Outcome {
                 json!({ "name": plan.name, "columns": plan.columns, "dispatches": dispatches })
             })
             .collect();
-        return Ok(print_json(
-            &json!({ "layers": config.n_layers, "dispatches_per_layer": model.dispatches_per_layer(), "plans": plans }),
-        )?);
+        return Ok(print_json(&json!({
+            "layers": config.n_layers,
+            "dispatches_per_layer": model.dispatches_per_layer(),
+            "dispatches_per_token": model.dispatches_per_token(),
+            "assumes": PLAN_ASSUMES,
+            "plans": plans,
+        }))?);
     }
-    std::io::stdout().write_all(model.describe().as_bytes())?;
+    std::io::stdout().write_all(format!("for {PLAN_ASSUMES}\n{}", model.describe()).as_bytes())?;
     Ok(())
 }
 

@@ -111,7 +111,7 @@ fn equal_bytes(args: &PasskeyArgs, settings: &Settings, bytes: u64) -> Result<Se
     let streaming =
         |window| Settings { attention: Some(Attention::Streaming), window: Some(window), ..settings.clone() };
     let of = |window| {
-        let (_, _, model) = lay_out(&header, &streaming(window), Tuning::GPU)?;
+        let (_, _, model) = lay_out(&header, &streaming(window), Tuning::GPU, u64::MAX)?;
         Ok::<u64, Error>(model.buffers.bytes(Purpose::Cache))
     };
     let (one, two) = (of(1)?, of(2)?);

@@ -4,7 +4,7 @@ use super::{Engine, Settings, lay_out};
 use crate::config::Attention;
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, binding_bytes};
 use crate::platform;
 use crate::tuning::{self, Tuning};
 
@@ -51,7 +51,8 @@ impl Engine {
             platform::remember(TUNING_FILE, &tuning.remember(&memory, &key));
         }
         if tuning != start {
-            let (_, _, tuned) = lay_out(&self.gguf, settings, tuning)?;
+            let most = binding_bytes(Some(executor.gpu()));
+            let (_, _, tuned) = lay_out(&self.gguf, settings, tuning, most)?;
             executor.set_plans(&tuned.plans).await?;
         }
         settings.tuning = Some(tuning); // for a device that replaces this one

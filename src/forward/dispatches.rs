@@ -18,11 +18,23 @@ use crate::weights::Matrix;
 struct Normed<'a> {
     gain: BufferId,
     matrices: &'a [Matrix],
+    /// How many of them a dispatch takes: with two they are parts of one.
+    together: usize,
     bias: Option<BufferId>,
     activation: Activation,
     cap: f32,
     out: BufferId,
     rows: u32,
+}
+
+/// Parts of a large matrix that a dispatch binds: as many as the eight buffers of a default device leave room for.
+const PARTS: usize = 2;
+
+/// A second part of a matrix, as `embed` and `linear` take it.
+struct More {
+    /// Its quants and scales.
+    planes: [BufferId; 2],
+    overrides: Vec<(&'static str, u32)>,
 }
 
 /// What `project` adds to the residual stream, before the product.
@@ -67,18 +79,20 @@ impl Forward<'_> {
     pub(super) fn embed(&self, plan: &mut Plan) {
         let dim = self.config.dim;
         let mut first_row = 0;
-        for matrix in &self.embedding {
+        for parts in self.embedding.chunks(PARTS) {
+            let (matrix, more) = (&parts[0], self.more(parts));
             let params = embed::Params {
                 blocks: matrix.blocks,
                 stride: padded(dim),
-                rows: matrix.rows,
+                rows: rows_of(parts),
                 first_row,
                 scale: if self.config.family.scaled_embedding { (dim as f32).sqrt() } else { 1.0 },
             };
-            first_row += matrix.rows;
-            let buffers = [self.given.columns, matrix.quants, matrix.scales, self.x];
+            first_row += params.rows;
+            let [quants, scales] = more.planes;
+            let buffers = [self.given.columns, matrix.quants, matrix.scales, self.x, quants, scales];
             let workgroups = [matrix.blocks.div_ceil(WORKGROUP), plan.columns, 1];
-            let overrides = [("LAYOUT", matrix.layout as u32)];
+            let overrides: Vec<_> = [("LAYOUT", matrix.layout as u32)].into_iter().chain(more.overrides).collect();
             push(plan, &embed::KERNEL, Variant::Plain, "token_embd", &params, &buffers, &overrides, workgroups);
         }
     }
@@ -93,6 +107,7 @@ impl Forward<'_> {
                 &Normed {
                     gain: layer.attn_norm,
                     matrices: &layer.qkv,
+                    together: 1,
                     bias: layer.qkv_bias,
                     activation: Activation::None,
                     cap: 0.0,
@@ -230,6 +245,7 @@ impl Forward<'_> {
                 &Normed {
                     gain: layer.ffn_norm,
                     matrices: &[up.matrix],
+                    together: 1,
                     bias: up.bias,
                     activation: config.family.activation,
                     cap: 0.0,
@@ -255,9 +271,10 @@ impl Forward<'_> {
     fn linear(&self, plan: &mut Plan, label: &str, normed: &Normed<'_>) {
         let config = self.config;
         let mut first_row = 0;
-        for matrix in normed.matrices {
+        for parts in normed.matrices.chunks(normed.together) {
+            let (matrix, more) = (&parts[0], self.more(parts));
             let params = linear::Params {
-                rows: matrix.rows,
+                rows: rows_of(parts),
                 first_row,
                 blocks: matrix.blocks,
                 in_stride: padded(config.dim),
@@ -266,12 +283,38 @@ impl Forward<'_> {
                 eps: config.eps,
                 cap: normed.cap,
             };
-            first_row += matrix.rows;
+            first_row += params.rows;
             let none = normed.bias.unwrap_or(self.none);
-            let buffers = [self.given.columns, self.x, normed.gain, matrix.quants, matrix.scales, none, normed.out];
+            let [quants, scales] = more.planes;
+            let buffers = [
+                self.given.columns,
+                self.x,
+                normed.gain,
+                matrix.quants,
+                matrix.scales,
+                none,
+                normed.out,
+                quants,
+                scales,
+            ];
             let overrides = [self.layer_norm(), bias(normed.bias), ("ACTIVATION", normed.activation as u32)];
-            let pairs = matrix.rows.div_ceil(2);
+            let overrides: Vec<_> = overrides.into_iter().chain(more.overrides).collect();
+            let pairs = params.rows.div_ceil(2);
             self.push_matrix(plan, &linear::KERNEL, label, &params, &buffers, matrix, &overrides, pairs);
+        }
+    }
+
+    /// What binds a second part of a large matrix behind the first, if there is one.
+    fn more(&self, parts: &[Matrix]) -> More {
+        match parts {
+            [first, second] => {
+                let blocks = first.blocks as usize;
+                let words = first.rows * (blocks * first.layout.words_per_block()) as u32;
+                let scale_words = first.rows * first.layout.row_scales(blocks) as u32;
+                let overrides = vec![("FIRST_QUANTS", words / 4), ("FIRST_SCALES", scale_words)];
+                More { planes: [second.quants, second.scales], overrides }
+            }
+            _ => More { planes: [self.none; 2], overrides: vec![] },
         }
     }
 
@@ -282,6 +325,7 @@ impl Forward<'_> {
             &Normed {
                 gain: self.output_norm,
                 matrices: &self.output,
+                together: PARTS,
                 bias: self.output_bias,
                 activation: Activation::None,
                 cap: self.config.logit_cap,
@@ -356,6 +400,10 @@ impl Forward<'_> {
         let workgroups = [across, plan.columns.div_ceil(columns), tiles.div_ceil(across)];
         push(plan, kernel, variant, label, params, buffers, &overrides, workgroups);
     }
+}
+
+fn rows_of(parts: &[Matrix]) -> u32 {
+    parts.iter().map(|part| part.rows).sum()
 }
 
 /// Where a memory wants queries and keys un-rotated too.

@@ -15,7 +15,7 @@ use crate::kernel::{Kernel, SHARE, Variant, read, uniform, write};
 pub struct Params {
     /// Rows of the matrix.
     pub rows: u32,
-    /// Its first row among those of `out`: a large matrix comes in several dispatches.
+    /// Its first row among those of `out`: a very large matrix comes in several dispatches.
     pub first_row: u32,
     /// Blocks of 32 weights in a row.
     pub blocks: u32,
@@ -32,7 +32,7 @@ pub struct Params {
 }
 
 /// Grid: (row pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`, `LAYER_NORM`, `BIAS`,
-/// `ACTIVATION`.
+/// `ACTIVATION`; `FIRST_QUANTS` and `FIRST_SCALES` if the matrix comes in two parts.
 pub const KERNEL: Kernel = Kernel {
     name: "linear",
     wgsl: &[
@@ -66,6 +66,8 @@ pub const KERNEL: Kernel = Kernel {
         read("scales"),
         read("bias"),
         write("out"),
+        read("more_quants"),
+        read("more_scales"),
     ],
     twin,
 };
@@ -76,24 +78,30 @@ fn twin(call: &mut Call<'_>) {
         Norm { is_layer: call.flag("LAYER_NORM"), gain: call.input(3), dim: params.dim as usize, eps: params.eps };
     let input =
         Input { x: call.input(2), stride: params.in_stride as usize, columns: call.columns(1).len(), norm: Some(norm) };
-    let matrix =
-        Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };
+    let blocks = params.blocks as usize;
+    let matrix = Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks };
+    let more = Matrix { quants: call.input(8), scales: call.input(9), ..matrix };
     let bias = call.flag("BIAS").then(|| call.input::<f32>(6));
     let activation = Activation::from_constant(call.constant("ACTIVATION"));
-    let (rows, first_row) = (params.rows as usize, params.first_row as usize);
+    let rows = params.rows as usize;
+    let of_first = matrix.rows_in(call.constant("FIRST_QUANTS")).unwrap_or(rows);
     let cores = call.cores();
     let ([out], scratch) = call.outputs();
-    let columns = bytemuck::cast_slice_mut(out).chunks_mut(params.out_stride as usize).take(input.columns);
-    matmul(matrix, rows, input, cores, scratch, columns, |_, products, out: &mut [f32]| {
-        if let Some(bias) = bias {
-            products.iter_mut().zip(&bias[first_row..]).for_each(|(product, bias)| *product += bias);
-        }
-        activation.apply_to(products);
-        let out = &mut out[first_row..][..rows];
-        if params.cap == 0.0 {
-            out.copy_from_slice(products);
-        } else {
-            out.iter_mut().zip(products).for_each(|(out, product)| *out = soft_cap(*product, params.cap));
-        }
-    });
+    let out: &mut [f32] = bytemuck::cast_slice_mut(out);
+    for (matrix, part) in [(matrix, 0..of_first), (more, of_first..rows)] {
+        let first_row = params.first_row as usize + part.start;
+        let columns = out.chunks_mut(params.out_stride as usize).take(input.columns);
+        matmul(matrix, part.len(), input, cores, scratch, columns, |_, products, out: &mut [f32]| {
+            if let Some(bias) = bias {
+                products.iter_mut().zip(&bias[first_row..]).for_each(|(product, bias)| *product += bias);
+            }
+            activation.apply_to(products);
+            let out = &mut out[first_row..][..products.len()];
+            if params.cap == 0.0 {
+                out.copy_from_slice(products);
+            } else {
+                out.iter_mut().zip(products).for_each(|(out, product)| *out = soft_cap(*product, params.cap));
+            }
+        });
+    }
 }

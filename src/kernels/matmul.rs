@@ -44,6 +44,13 @@ pub struct Matrix<'a> {
     pub blocks: usize,
 }
 
+impl Matrix<'_> {
+    /// The rows in so many `vec4` of quants: those of the first part, where a large matrix comes in two; `None` for 0.
+    pub fn rows_in(&self, vectors: u32) -> Option<usize> {
+        (vectors > 0).then(|| 4 * vectors as usize / (self.blocks * self.layout.words_per_block()))
+    }
+}
+
 /// The columns that go in: `[column][stride]` floats, of which the first `blocks · 32` count.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {

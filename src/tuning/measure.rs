@@ -5,6 +5,7 @@ use crate::engine::{Settings, lay_out};
 use crate::error::Result;
 use crate::executor::gpu::GpuExecutor;
 use crate::gguf::Gguf;
+use crate::gpu::binding_bytes;
 use crate::model::Model;
 use crate::plan::{Column, ColumnsHeader, Dispatch, Plan, Purpose};
 use crate::platform;
@@ -50,7 +51,7 @@ pub(crate) async fn measure(
         if platform::seconds() - began > MOST_SECONDS {
             return Ok(None);
         }
-        let (_, _, mut other) = lay_out(gguf, settings, tuning)?;
+        let (_, _, mut other) = lay_out(gguf, settings, tuning, binding_bytes(Some(executor.gpu())))?;
         let is_part =
             |dispatch: &Dispatch| PARTS.iter().any(|part| dispatch.label.split('.').take(2).eq(part.split('.')));
         let decode = other.plans.swap_remove(other.decode.plan_for(1));

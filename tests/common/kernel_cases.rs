@@ -306,6 +306,31 @@ fn weights(random: &mut Random, layout: Layout, rows: usize, blocks: usize) -> (
     (quants, scales.collect())
 }
 
+/// Planes of packed weights as `embed` and `linear` bind them: the first rows, what follows if there are any, and what says so.
+struct Parts {
+    first: [Bound; 2],
+    more: [Bound; 2],
+    overrides: Vec<(&'static str, u32)>,
+}
+
+impl Parts {
+    /// Cut behind so many rows, an even number; 0 leaves them in one part.
+    fn new((quants, scales): &(Vec<u32>, Vec<u32>), layout: Layout, blocks: usize, rows: usize) -> Self {
+        let nothing = [0; 4];
+        if rows == 0 {
+            let [first, more] = [[&quants[..], scales], [&nothing, &nothing]].map(|planes| planes.map(input));
+            return Self { first, more, overrides: vec![] };
+        }
+        let words = rows * blocks * layout.words_per_block();
+        let scale_words = rows * layout.row_scales(blocks);
+        let (quants, scales) = (quants.split_at(words), scales.split_at(scale_words));
+        // The buffer may be larger than the part.
+        let first = [[quants.0, &nothing].concat(), [scales.0, &nothing].concat()].map(|plane| input(&plane));
+        let overrides = vec![("FIRST_QUANTS", words as u32 / 4), ("FIRST_SCALES", scale_words as u32)];
+        Self { first, more: [quants.1, scales.1].map(input), overrides }
+    }
+}
+
 /// Columns of activations, zero behind `width`.
 fn activations(random: &mut Random, columns: usize, width: usize, stride: usize) -> Vec<f32> {
     (0..columns * stride).map(|i| if i % stride < width { random.float(2.0) } else { 0.0 }).collect()
@@ -417,7 +442,9 @@ fn embed_cases() -> Cases {
         {
             let blocks = usize::div_ceil(cols, BLOCK);
             let stride = blocks * BLOCK + 4;
-            let (quants, scales) = weights(&mut random, layout, vocab_size as usize, blocks);
+            let in_first = if vocab_size == 513 { 200 } else { 0 };
+            let parts =
+                Parts::new(&weights(&mut random, layout, vocab_size as usize, blocks), layout, blocks, in_first);
             let active: Vec<_> =
                 (0..active).map(|_| Column { token: random.below(vocab_size), ..Column::default() }).collect();
             let (first_row, scale) = (vocab_size / 3, [1.0, 2.5][layout as usize % 2]); // some tokens are in other parts
@@ -429,12 +456,14 @@ fn embed_cases() -> Cases {
                 scale,
             };
             let x = random.floats(of_plan as usize * stride, 1.0);
+            let ([quants, scales], [more_quants, more_scales]) = (parts.first, parts.more);
+            let x = output(&x, Compare::Float(1e-7));
             cases.push(
                 format!("{layout:?} {vocab_size} x {cols}, {} of {of_plan} columns", active.len()),
                 &embed::KERNEL,
                 &params,
-                vec![columns_of(&active), input(&quants), input(&scales), output(&x, Compare::Float(1e-7))],
-                &[("LAYOUT", layout as u32)],
+                vec![columns_of(&active), quants, scales, x, more_quants, more_scales],
+                &[vec![("LAYOUT", layout as u32)], parts.overrides].concat(),
                 [params.blocks.div_ceil(WORKGROUP), of_plan, 1],
             );
         }
@@ -524,7 +553,8 @@ fn linear_cases() -> Cases {
     for ((rows, dim), cut) in cuts(PLAIN_LAYOUTS) {
         let blocks = (dim as usize).div_ceil(BLOCK);
         let (in_stride, out_stride) = (blocks * BLOCK, rows as usize + 4);
-        let (quants, scales) = weights(&mut random, cut.layout, rows as usize, blocks);
+        let in_first = if rows == 130 { 34 } else { 0 };
+        let parts = Parts::new(&weights(&mut random, cut.layout, rows as usize, blocks), cut.layout, blocks, in_first);
         let params = linear::Params {
             rows,
             first_row: 3 * cut.flags().0,
@@ -539,6 +569,7 @@ fn linear_cases() -> Cases {
         let x = activations(&mut random, of_plan, dim as usize, in_stride);
         let gain = random.floats(2 * in_stride, 1.5);
         let out = random.floats(of_plan * out_stride, 1.0);
+        let ([quants, scales], [more_quants, more_scales]) = (parts.first, parts.more);
         cases.push_variant(
             format!("{rows} x {dim}, {cut:?}"),
             &linear::KERNEL,
@@ -548,12 +579,14 @@ fn linear_cases() -> Cases {
                 columns_of(&cut.active()),
                 input(&x),
                 input(&gain),
-                input(&quants),
-                input(&scales),
+                quants,
+                scales,
                 input(&random.floats(rows as usize + 4, 1.0)),
                 output(&out, Compare::Float(5e-6)),
+                more_quants,
+                more_scales,
             ],
-            &cut.overrides(&linear::KERNEL),
+            &[cut.overrides(&linear::KERNEL), parts.overrides].concat(),
             cut.workgroups(rows.div_ceil(2)),
         );
     }

@@ -456,7 +456,8 @@ impl Partial {
         let settings = Settings { chunk: 8, ..settings("dense", device, F32, 8) };
         let mut source = Source::memory("odd_tied", golden("odd_tied.gguf").await);
         let gguf = Gguf::read(&mut source).await.unwrap();
-        let (config, _, mut model) = lay_out(&gguf, &settings, Tuning { workgroups: 1, ..Tuning::GPU }).unwrap();
+        let (config, _, mut model) =
+            lay_out(&gguf, &settings, Tuning { workgroups: 1, ..Tuning::GPU }, u64::MAX).unwrap();
         let plan = model.prefill.plan_for(8);
         let mut plan: Plan = model.plans[plan].clone();
         plan.dispatches.truncate(dispatches);
