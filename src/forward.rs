@@ -12,6 +12,7 @@
 
 mod dispatches;
 mod memory;
+mod parts;
 
 pub(crate) use memory::gates;
 

@@ -263,7 +263,7 @@ fn embeddings_beyond_one_binding_come_in_parts() {
     };
     let (whole, logits) = of(&Device::Cpu);
     let (in_parts, logits_in_parts) = of(&block_on(small_device(1 << 20)));
-    common::assert_close(&whole, &in_parts, 1e-6, 1e-5, "in parts on a GPU");
+    common::assert_close(&whole, &in_parts, 1e-5, 1e-4, "in parts on a GPU");
     let logits = [logits, logits_in_parts].map(|logits| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>());
     let is_software = block_on(sinkstream::gpu::adapters()).first().is_some_and(sinkstream::gpu::is_software);
     assert!(!is_software || logits[0] == logits[1], "software adapters have the bits of the CPU");

@@ -2,13 +2,14 @@
 
 use bytemuck::{Pod, bytes_of};
 
+use super::parts::{PARTS, rows_of};
 use super::{Chosen, Forward, Given, Layer, Linear, padded};
 use crate::config::{Config, Rope};
 use crate::family::Positions;
 use crate::kernel::{Kernel, Variant, WORKGROUP};
 use crate::kernels::activation::Activation;
 use crate::kernels::cache::CacheType;
-use crate::kernels::{add_norm, attention, embed, gate_up, head_norm, linear, matmul, nll, project, qkv, sample};
+use crate::kernels::{add_norm, attention, gate_up, head_norm, linear, matmul, nll, project, qkv, sample};
 use crate::model::Shape;
 use crate::plan::{BufferId, Dispatch, Plan};
 use crate::quant::BLOCK;
@@ -25,16 +26,6 @@ struct Normed<'a> {
     cap: f32,
     out: BufferId,
     rows: u32,
-}
-
-/// Parts of a large matrix that a dispatch binds: as many as the eight buffers of a default device leave room for.
-const PARTS: usize = 2;
-
-/// A second part of a matrix, as `embed` and `linear` take it.
-struct More {
-    /// Its quants and scales.
-    planes: [BufferId; 2],
-    overrides: Vec<(&'static str, u32)>,
 }
 
 /// What `project` adds to the residual stream, before the product.
@@ -76,27 +67,6 @@ impl Cut {
 }
 
 impl Forward<'_> {
-    pub(super) fn embed(&self, plan: &mut Plan) {
-        let dim = self.config.dim;
-        let mut first_row = 0;
-        for parts in self.embedding.chunks(PARTS) {
-            let (matrix, more) = (&parts[0], self.more(parts));
-            let params = embed::Params {
-                blocks: matrix.blocks,
-                stride: padded(dim),
-                rows: rows_of(parts),
-                first_row,
-                scale: if self.config.family.scaled_embedding { (dim as f32).sqrt() } else { 1.0 },
-            };
-            first_row += params.rows;
-            let [quants, scales] = more.planes;
-            let buffers = [self.given.columns, matrix.quants, matrix.scales, self.x, quants, scales];
-            let workgroups = [matrix.blocks.div_ceil(WORKGROUP), plan.columns, 1];
-            let overrides: Vec<_> = [("LAYOUT", matrix.layout as u32)].into_iter().chain(more.overrides).collect();
-            push(plan, &embed::KERNEL, Variant::Plain, "token_embd", &params, &buffers, &overrides, workgroups);
-        }
-    }
-
     /// Queries, keys and values; in two steps where heads are normed.
     pub(super) fn qkv(&self, plan: &mut Plan, label: &str, layer: &Layer) {
         let config = self.config;
@@ -304,20 +274,6 @@ impl Forward<'_> {
         }
     }
 
-    /// What binds a second part of a large matrix behind the first, if there is one.
-    fn more(&self, parts: &[Matrix]) -> More {
-        match parts {
-            [first, second] => {
-                let blocks = first.blocks as usize;
-                let words = first.rows * (blocks * first.layout.words_per_block()) as u32;
-                let scale_words = first.rows * first.layout.row_scales(blocks) as u32;
-                let overrides = vec![("FIRST_QUANTS", words / 4), ("FIRST_SCALES", scale_words)];
-                More { planes: [second.quants, second.scales], overrides }
-            }
-            _ => More { planes: [self.none; 2], overrides: vec![] },
-        }
-    }
-
     fn logits(&self, plan: &mut Plan) {
         self.linear(
             plan,
@@ -400,10 +356,6 @@ impl Forward<'_> {
         let workgroups = [across, plan.columns.div_ceil(columns), tiles.div_ceil(across)];
         push(plan, kernel, variant, label, params, buffers, &overrides, workgroups);
     }
-}
-
-fn rows_of(parts: &[Matrix]) -> u32 {
-    parts.iter().map(|part| part.rows).sum()
 }
 
 /// Where a memory wants queries and keys un-rotated too.

@@ -17,7 +17,7 @@ mod attend;
 
 use bytemuck::{Pod, Zeroable};
 
-use self::attend::{Attend, Cache, Heads};
+use self::attend::{Attend, Cache, Heads, follows};
 use super::cache::CacheType;
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, Variant, read, uniform, write};
@@ -97,7 +97,7 @@ pub const KERNEL: Kernel = Kernel {
     twin,
 };
 
-/// Columns that one core takes at a time: it reads a key once for all of them.
+/// Columns that one core takes at a time if they are of one stream: it reads a key once for all of them.
 const BLOCK: usize = 16;
 /// Multiplications below which another core is not worth waking.
 const SERIAL_WORK: usize = 1 << 16;
@@ -122,7 +122,8 @@ fn twin(call: &mut Call<'_>) {
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);
 
     // [block of columns][kv_head][column][group][head_dim]
-    let block = BLOCK.min(columns.len()).max(1);
+    let follow = columns.windows(2).any(|pair| follows(&pair[0], &pair[1], cache.slots));
+    let block = if follow { BLOCK.min(columns.len()) } else { 1 };
     let room = scratch.product(columns.len().div_ceil(block) * n_kv_heads * block * size);
     let most = columns.iter().map(|column| column.cached as usize + 1).max().unwrap_or(0);
     // Parts that are too short to wake another core go together.

@@ -30,6 +30,8 @@ const CHUNK: usize = 32;
 const TILE_FLOATS: usize = 1 << 16;
 /// Multiplications below which another core is not worth waking (about 4 µs of work).
 const SERIAL_WORK: usize = 1 << 16;
+/// The same for floats that are normed.
+const SERIAL_FLOATS: usize = 1 << 14;
 
 /// Packed weights, as [`crate::quant::repack`] leaves them.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +135,14 @@ pub fn matmul<O: Send>(
             Some(norm) => {
                 let normed = grow(normed, count * width);
                 let columns = normed.chunks_exact_mut(width).zip(x.chunks(input.stride)).zip(&mut *factors);
-                cores.each(columns, |((normed, x), factor)| vectorised(Apply { norm, x: &x[..width], normed, factor }));
+                let apply = |((normed, x), factor): ((_, &[f32]), _)| {
+                    vectorised(Apply { norm, x: &x[..width], normed, factor });
+                };
+                if count * width < SERIAL_FLOATS {
+                    columns.for_each(apply);
+                } else {
+                    cores.each(columns, apply);
+                }
                 (&*normed, width)
             }
         };

@@ -94,7 +94,7 @@ impl Work for Attend<'_> {
 
 /// Whether two columns are neighbours in a stream, and the view moves by one token at most.
 #[inline(always)]
-fn follows(a: &Column, b: &Column, slots: usize) -> bool {
+pub(super) fn follows(a: &Column, b: &Column, slots: usize) -> bool {
     let next = if a.slot as usize + 1 == slots { a.sinks } else { a.slot + 1 };
     let is_next = a.lane == b.lane && a.sinks == b.sinks && b.slot == next;
     is_next && (b.cached == a.cached || b.cached == a.cached + 1)

@@ -35,7 +35,7 @@ pub(super) struct Chunk<'a> {
     pub(super) out: &'a mut [f32],
 }
 
-impl Chunk<'_> {
+impl<'a> Chunk<'a> {
     pub(super) fn run(self) {
         const fn number(layout: Layout) -> u32 {
             layout as u32
@@ -56,11 +56,13 @@ impl Chunk<'_> {
     }
 
     fn run_as<P: Packed>(self) {
-        if self.count < 3 {
-            vectorised(Few::<P>(self, PhantomData));
-        } else {
-            vectorised(Many::<P>(self, PhantomData));
-        }
+        vectorised(Product::<P>(self, PhantomData));
+    }
+
+    /// A column of `x`; the last one for a number behind it.
+    #[inline(always)]
+    fn column(&self, column: usize) -> &'a [f32] {
+        &self.x[column.min(self.count - 1) * self.stride..]
     }
 
     /// The rows from `start` on; an incomplete four repeats the last one: what comes of it lies behind the matrix' rows.
@@ -106,65 +108,103 @@ impl<'a, P: Packed> Four<'a, P> {
     }
 }
 
-/// One or two columns: straight from the packed weights.
-struct Few<'a, P>(Chunk<'a>, PhantomData<P>);
+struct Product<'a, P>(Chunk<'a>, PhantomData<P>);
 
-impl<P: Packed> Work for Few<'_, P> {
+impl<P: Packed> Work for Product<'_, P> {
     #[inline(always)]
     fn run<V: Vectors>(self, vectors: V) {
-        let chunk = self.0;
-        let width = chunk.matrix.blocks * BLOCK;
-        for c in 0..chunk.count {
-            let x = &chunk.x[c * chunk.stride..][..width];
-            for start in chunk.rows.clone().step_by(ROWS) {
-                let sums = dot(vectors, &Four::<P>::new(chunk.matrix, chunk.four(start)), x);
-                chunk.out[c * CHUNK + start - chunk.rows.start..][..ROWS].copy_from_slice(&sums);
+        let mut chunk = self.0;
+        // Two straight from packed were measured with 32 registers only; four there take the compiler apart, see docs/speed-log.md.
+        match (chunk.count, V::REGISTERS) {
+            (2, 32..) => few::<P, V, 2>(vectors, &mut chunk),
+            (..=2, _) => few::<P, V, 1>(vectors, &mut chunk),
+            _ => many::<P, V>(vectors, &mut chunk),
+        }
+    }
+}
+
+/// All rows times a few columns, straight from the packed weights, `COLUMNS` at once; an incomplete set of them repeats the last.
+#[inline(always)]
+fn few<P: Packed, V: Vectors, const COLUMNS: usize>(vectors: V, chunk: &mut Chunk<'_>) {
+    for first in (0..chunk.count).step_by(COLUMNS) {
+        let mut x = [&[][..]; COLUMNS];
+        for (c, x) in x.iter_mut().enumerate() {
+            *x = &chunk.column(first + c).as_chunks::<BLOCK>().0[..chunk.matrix.blocks];
+        }
+        for start in chunk.rows.clone().step_by(ROWS) {
+            let all = dot(vectors, &Four::<P>::new(chunk.matrix, chunk.four(start)), x);
+            for (c, sums) in all.iter().enumerate().take(chunk.count - first) {
+                chunk.out[(first + c) * CHUNK + start - chunk.rows.start..][..ROWS].copy_from_slice(sums);
             }
         }
     }
 }
 
-/// Four rows times one column: four chains of additions at once.
+/// Four rows times a few columns: four chains of additions at once for each. `x`: `[column][block]`.
 #[inline(always)]
-fn dot<P: Packed, V: Vectors>(vectors: V, four: &Four<'_, P>, x: &[f32]) -> [f32; ROWS] {
-    let mut sums = [[0.0_f32; 8]; ROWS];
-    for (group, x) in x.chunks(GROUP * BLOCK).enumerate() {
+fn dot<P: Packed, V: Vectors, const COLUMNS: usize>(
+    vectors: V,
+    four: &Four<'_, P>,
+    x: [&[[f32; BLOCK]]; COLUMNS],
+) -> [[f32; ROWS]; COLUMNS] {
+    let mut sums = [[[0.0_f32; 8]; ROWS]; COLUMNS];
+    let count = x[0].len();
+    for group in 0..count.div_ceil(GROUP) {
         let mut all = [[0.0; 32]; ROWS];
         for i in 0..ROWS {
             all[i] = factors::<P, V>(vectors, four.scales[i], group);
         }
-        for (n, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
-            let block = GROUP * group + n;
+        for (n, block) in (GROUP * group..count.min(GROUP * (group + 1))).enumerate() {
             four.prefetch(vectors, block);
             let mut blocks = [&four.blocks[0][block]; ROWS];
             for i in 1..ROWS {
                 blocks[i] = &four.blocks[i][block];
             }
+            let mut of_block = [&x[0][block]; COLUMNS];
+            for c in 1..COLUMNS {
+                of_block[c] = &x[c][block];
+            }
             // Written out, because the compiler would not unroll a loop.
-            let x = x.as_chunks::<8>().0;
-            eighth::<P, V, 0>(vectors, &mut sums, blocks, &all, n, &x[0]);
-            eighth::<P, V, 1>(vectors, &mut sums, blocks, &all, n, &x[1]);
-            eighth::<P, V, 2>(vectors, &mut sums, blocks, &all, n, &x[2]);
-            eighth::<P, V, 3>(vectors, &mut sums, blocks, &all, n, &x[3]);
+            eighth::<P, V, COLUMNS, 0>(vectors, &mut sums, blocks, &all, n, of_block);
+            eighth::<P, V, COLUMNS, 1>(vectors, &mut sums, blocks, &all, n, of_block);
+            eighth::<P, V, COLUMNS, 2>(vectors, &mut sums, blocks, &all, n, of_block);
+            eighth::<P, V, COLUMNS, 3>(vectors, &mut sums, blocks, &all, n, of_block);
         }
     }
-    fold_all(sums)
+    sums.map(fold_all)
 }
 
 /// Eight weights of four rows, number `AT` of a block, times their activations.
 #[inline(always)]
-fn eighth<P: Packed, V: Vectors, const AT: usize>(
+fn eighth<P: Packed, V: Vectors, const COLUMNS: usize, const AT: usize>(
     vectors: V,
-    sums: &mut Eights,
+    sums: &mut [Eights; COLUMNS],
     blocks: [&P::Block; ROWS],
     all: &[Factors; ROWS],
     block: usize,
-    x: &[f32; 8],
+    x: [&[f32; BLOCK]; COLUMNS],
 ) {
-    for i in 0..ROWS {
-        let weights = P::weights(vectors, blocks[i], AT, pick::<P>(&all[i], block, AT / 2));
-        add_products(&mut sums[i], &weights, x);
+    let w = weights::<P, V, AT>(vectors, blocks, all, block);
+    for c in 0..COLUMNS {
+        for i in 0..ROWS {
+            add_products(&mut sums[c][i], &w[i], &x[c].as_chunks().0[AT]);
+        }
     }
+}
+
+/// Eight weights of four rows, number `AT` of a block.
+#[inline(always)]
+fn weights<P: Packed, V: Vectors, const AT: usize>(
+    vectors: V,
+    blocks: [&P::Block; ROWS],
+    all: &[Factors; ROWS],
+    block: usize,
+) -> Eights {
+    let mut weights = [[0.0; 8]; ROWS];
+    for i in 0..ROWS {
+        weights[i] = P::weights(vectors, blocks[i], AT, pick::<P>(&all[i], block, AT / 2));
+    }
+    weights
 }
 
 /// Eight neighbours of each of four rows.
@@ -175,27 +215,25 @@ thread_local! {
     static UNPACKED: RefCell<Vec<Eights>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Several columns: four rows are unpacked for all of them.
-struct Many<'a, P>(Chunk<'a>, PhantomData<P>);
-
-impl<P: Packed> Work for Many<'_, P> {
-    #[inline(always)]
-    fn run<V: Vectors>(self, vectors: V) {
-        let mut chunk = self.0;
-        let mut unpacked = UNPACKED.take(); // not a closure: it might not be inlined
-        unpacked.resize(chunk.matrix.blocks * BLOCK / 8, [[0.0; 8]; ROWS]);
-        for start in chunk.rows.clone().step_by(ROWS) {
-            unpack(vectors, &Four::<P>::new(chunk.matrix, chunk.four(start)), &mut unpacked);
-            let place = start - chunk.rows.start;
+/// All rows times several columns: four rows are unpacked for all of them.
+#[inline(always)]
+fn many<P: Packed, V: Vectors>(vectors: V, chunk: &mut Chunk<'_>) {
+    let mut unpacked = UNPACKED.take(); // not a closure: it might not be inlined
+    unpacked.resize(chunk.matrix.blocks * BLOCK / 8, [[0.0; 8]; ROWS]);
+    for start in chunk.rows.clone().step_by(ROWS) {
+        unpack(vectors, &Four::<P>::new(chunk.matrix, chunk.four(start)), &mut unpacked);
+        let place = start - chunk.rows.start;
+        let mut first = 0;
+        while first < chunk.count {
             // As many sums as stay in the registers.
-            match V::REGISTERS {
-                32.. => tiles::<4>(&mut chunk, &unpacked, place),
-                16.. => tiles::<2>(&mut chunk, &unpacked, place),
-                _ => tiles::<1>(&mut chunk, &unpacked, place),
-            }
+            first += match (chunk.count - first, V::REGISTERS) {
+                (2.., 32..) => tile::<4>(chunk, &unpacked, first, place),
+                (2.., 16..) => tile::<2>(chunk, &unpacked, first, place),
+                _ => tile::<1>(chunk, &unpacked, first, place),
+            };
         }
-        UNPACKED.set(unpacked);
     }
+    UNPACKED.set(unpacked);
 }
 
 #[inline(always)]
@@ -207,36 +245,39 @@ fn unpack<P: Packed, V: Vectors>(vectors: V, four: &Four<'_, P>, out: &mut [Eigh
         }
         for (n, out) in out.as_chunks_mut::<{ BLOCK / 8 }>().0.iter_mut().enumerate() {
             let block = GROUP * group + n;
-            for (at, out) in out.iter_mut().enumerate() {
-                for i in 0..ROWS {
-                    out[i] = P::weights(vectors, &four.blocks[i][block], at, pick::<P>(&all[i], n, at / 2));
-                }
+            four.prefetch(vectors, block);
+            let mut blocks = [&four.blocks[0][block]; ROWS];
+            for i in 1..ROWS {
+                blocks[i] = &four.blocks[i][block];
             }
+            // Written out, because the compiler would not unroll a loop.
+            out[0] = weights::<P, V, 0>(vectors, blocks, &all, n);
+            out[1] = weights::<P, V, 1>(vectors, blocks, &all, n);
+            out[2] = weights::<P, V, 2>(vectors, blocks, &all, n);
+            out[3] = weights::<P, V, 3>(vectors, blocks, &all, n);
         }
     }
 }
 
-/// Four rows times all columns, `COLUMNS` at once; an incomplete set of them repeats the last.
+/// Four rows times `COLUMNS` columns from `first` on; an incomplete set of them repeats the last. Gives how many.
 #[inline(always)]
-fn tiles<const COLUMNS: usize>(chunk: &mut Chunk<'_>, w: &[Eights], place: usize) {
-    for first in (0..chunk.count).step_by(COLUMNS) {
-        let mut x = [&[][..]; COLUMNS];
-        for (c, x) in x.iter_mut().enumerate() {
-            let column = (first + c).min(chunk.count - 1);
-            *x = &chunk.x[column * chunk.stride..].as_chunks::<8>().0[..w.len()];
-        }
-        let mut sums = [[[0.0_f32; 8]; ROWS]; COLUMNS];
-        for (k, w) in w.iter().enumerate() {
-            for c in 0..COLUMNS {
-                for i in 0..ROWS {
-                    add_products(&mut sums[c][i], &w[i], &x[c][k]);
-                }
+fn tile<const COLUMNS: usize>(chunk: &mut Chunk<'_>, w: &[Eights], first: usize, place: usize) -> usize {
+    let mut x = [&[][..]; COLUMNS];
+    for (c, x) in x.iter_mut().enumerate() {
+        *x = &chunk.column(first + c).as_chunks::<8>().0[..w.len()];
+    }
+    let mut sums = [[[0.0_f32; 8]; ROWS]; COLUMNS];
+    for (k, w) in w.iter().enumerate() {
+        for c in 0..COLUMNS {
+            for i in 0..ROWS {
+                add_products(&mut sums[c][i], &w[i], &x[c][k]);
             }
         }
-        for (c, sums) in sums.into_iter().enumerate().take(chunk.count - first) {
-            chunk.out[(first + c) * CHUNK + place..][..ROWS].copy_from_slice(&fold_all(sums));
-        }
     }
+    for (c, sums) in sums.into_iter().enumerate().take(chunk.count - first) {
+        chunk.out[(first + c) * CHUNK + place..][..ROWS].copy_from_slice(&fold_all(sums));
+    }
+    COLUMNS
 }
 
 #[inline(always)]
