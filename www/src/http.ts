@@ -1,7 +1,7 @@
 // Asking servers for bytes: ranges where they answer them, streams where not, and what to do when a connection breaks.
 
 import { DownloadError } from "./errors.js";
-import { partBytes, type PartSource } from "./parts.js";
+import { partBytes, release, type PartSource } from "./parts.js";
 import { FinalError, retry } from "./retry.js";
 
 /** A connection that brings nothing for so long counts as broken. */
@@ -142,6 +142,7 @@ export class RangeParts implements PartSource {
       for await (const chunk of chunks(body)) {
         if (chunk.length > 0) brought();
         take(chunk.subarray(0, bytes.length - filled));
+        release(chunk);
         if (filled === bytes.length) return;
       }
       throw new DownloadError(`${this.name}: the answer ends at byte ${begin + filled}, ${this.size} were announced`);

@@ -3,6 +3,7 @@
 
 import init, { Engine, Together, type Session } from "../pkg/sinkstream.js";
 import { NO_COUNTS, type Counts, type Estimate, type Info, type MemoryPlan, type Progress, type Settings, type Source } from "./protocol.js";
+import { release } from "./parts.js";
 import { open, type OpenReader } from "./reader.js";
 
 export interface LoadListener {
@@ -27,6 +28,8 @@ class Weights {
   readonly size: number | undefined;
   readonly #open: () => Promise<OpenReader>;
   #reader: OpenReader | undefined;
+  /** Bytes of the last read. The WebAssembly has copied them when it reads again. */
+  #given: Uint8Array | undefined;
   /** What went wrong: the WebAssembly keeps the message only. */
   failure: unknown;
 
@@ -40,7 +43,9 @@ class Weights {
   async read(offset: number, length: number): Promise<Uint8Array> {
     try {
       this.#reader ??= await this.#open();
-      return await this.#reader.read(offset, length);
+      release(this.#given);
+      this.#given = undefined;
+      return (this.#given = await this.#reader.read(offset, length));
     } catch (error) {
       this.failure = error;
       throw error;
@@ -51,6 +56,8 @@ class Weights {
   rest(): void {
     this.#reader?.close();
     this.#reader = undefined;
+    release(this.#given);
+    this.#given = undefined;
   }
 }
 

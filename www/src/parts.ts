@@ -8,8 +8,8 @@ import { FinalError, retry } from "./retry.js";
 export const CONNECTIONS = 4;
 /** What lies so far back may still be asked for: the header is read ahead, and the tensors begin before that ends. */
 const KEPT_BYTES = 4 << 20;
-/** Smallest and largest part in bytes: four of the largest in flight are 32 MiB. */
-const PART_BYTES = [512 << 10, 8 << 20] as const;
+/** Smallest and largest part in bytes: four of the largest in flight are 16 MiB. */
+const PART_BYTES = [512 << 10, 4 << 20] as const;
 
 /** Bytes of a part of a file of this size: about 64 of them make a file. */
 export function partBytes(size: number | undefined): number {
@@ -17,7 +17,15 @@ export function partBytes(size: number | undefined): number {
   return size === undefined ? least : Math.min(most, Math.max(least, 2 ** Math.ceil(Math.log2(size / 64))));
 }
 
-/** Where parts come from. */
+/**
+ * Gives memory back now, and not at some collection: loading makes much garbage in little time. Nobody may use the bytes any
+ * more. Where the browser has no such call, the collection does it.
+ */
+export function release(bytes: Uint8Array | undefined): void {
+  (bytes?.buffer as { transfer?(length: number): ArrayBuffer } | undefined)?.transfer?.(0);
+}
+
+/** Where parts come from. Each is whoever's who asked for it. */
 export interface PartSource {
   readonly name: string;
   /** Bytes in all; undefined while nobody knows. */
@@ -56,7 +64,7 @@ export class Parts {
     this.#readAhead = readAhead;
   }
 
-  /** `length` bytes from `offset` on; fewer only at the end. */
+  /** `length` bytes from `offset` on, the caller's own; fewer only at the end. One call at a time. */
   async read(offset: number, length: number): Promise<Uint8Array> {
     const { partBytes } = this.#source;
     const bytes = new Uint8Array(length);
@@ -95,7 +103,11 @@ export class Parts {
     const end = size === undefined ? Infinity : Math.ceil(size / partBytes);
     for (let next = index + 1; this.#readAhead && next < Math.min(end, index + CONNECTIONS); next++) this.#fetch(next).catch(() => {});
     const oldest = index - Math.max(1, Math.ceil(KEPT_BYTES / partBytes));
-    for (const held of this.#held.keys()) if (held < oldest || held >= index + CONNECTIONS) this.#held.delete(held);
+    for (const [number, held] of this.#held) {
+      if (number >= oldest && number < index + CONNECTIONS) continue;
+      this.#held.delete(number);
+      held.then(release, () => {});
+    }
     return part;
   }
 

@@ -12,7 +12,7 @@ export interface Reader {
   readonly name: string;
   /** Bytes in all; undefined if nobody knows: then they are read forwards only. */
   readonly size: number | undefined;
-  /** `length` bytes from `offset` on; fewer only where the bytes end. */
+  /** `length` bytes from `offset` on, the caller's own; fewer only where the bytes end. */
   read(offset: number, length: number): Promise<Uint8Array>;
 }
 

@@ -11,15 +11,20 @@ function program(name, ...paths) {
   return found;
 }
 
-/** Playwright's Chromium. Without --enable-unsafe-webgpu it keeps its software adapter to itself. */
-export const launchChromium = (webgpu = true) =>
-  chromium.launch({
-    executablePath: program("CHROMIUM", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"),
-    args: [
-      "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-      "--disable-sync", ...(webgpu ? ["--enable-unsafe-webgpu"] : []),
-    ],
-  });
+/** Without --enable-unsafe-webgpu Chromium keeps its software adapter to itself. */
+const chromiumOptions = (webgpu) => ({
+  executablePath: program("CHROMIUM", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"),
+  args: [
+    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", ...(webgpu ? ["--enable-unsafe-webgpu"] : []),
+  ],
+});
+
+/** Playwright's Chromium. */
+export const launchChromium = (webgpu = true) => chromium.launch(chromiumOptions(webgpu));
+
+/** Puppeteer's: pages of Playwright always count as visible, and cannot be frozen. */
+export const launchFreezable = () => puppeteer.launch({ browser: "chrome", headless: true, ...chromiumOptions(true) });
 
 const launchers = {
   chromium: launchChromium,

@@ -5,6 +5,7 @@ import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { dirname, extname, join, normalize, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { madeModel } from "./made.mjs";
 
 export const www = dirname(dirname(fileURLToPath(import.meta.url)));
 const root = dirname(www);
@@ -74,8 +75,8 @@ channel.onmessage = ({ data }) => data === "how much?" && channel.postMessage({ 
  * `?noranges` answers no ranges, `?nolength` nor how long it is; `?break=N` breaks every answer off after N bytes, `?stall=N`
  * lets the first two of them hang there; `?slow` waits a second before each 64 KiB; `?longer=N` announces N bytes more than
  * there are; `?corrupt=N` turns bit 0 of byte N over; `?changes` gives every answer another version; `?status=N` answers
- * with that status. Under `/safe/` everything comes with a strict content security policy. While `offline` is set, nobody is
- * answered at all.
+ * with that status. `/made/model.gguf?layers=N&dim=N&ffn=N` is a model of that shape (made.mjs). Under `/safe/` everything comes with
+ * a strict content security policy. While `offline` is set, nobody is answered at all.
  */
 export async function serve() {
   /** Answered requests, for tests that count them. */
@@ -89,6 +90,11 @@ export async function serve() {
     const [pathname, { searchParams }] = [address.pathname.replace(/^\/safe\//, "/"), address];
     const [folder, ...rest] = normalize(decodeURIComponent(pathname)).split("/").slice(1);
     if (pathname === "/blank") return void response.setHeader("content-type", types[".html"]).end("<!doctype html><title>test</title><link rel=icon href=data:,>");
+    if (folder === "made") {
+      requests.push({ url: request.url, range: request.headers.range });
+      const shape = Object.fromEntries([...searchParams].map(([name, value]) => [name, Number(value)]));
+      return void answer(madeModel(shape), request, response, searchParams, stalls);
+    }
     let file = folders[folder] && join(folders[folder], ...rest);
     if (file?.endsWith("/") || (file && existsSync(file) && statSync(file).isDirectory())) file = join(file, "index.html");
     requests.push({ url: request.url, range: request.headers.range });
@@ -100,7 +106,8 @@ export async function serve() {
     response.setHeader("content-type", types[extname(file)] ?? "application/octet-stream");
     response.setHeader("cache-control", "no-store");
     if (folder === "counted" && /worker-.*\.js$/.test(file)) return void response.end(counter + readFileSync(file, "utf8"));
-    answer(file, request, response, searchParams, stalls);
+    const read = (start, end) => createReadStream(file, { start, end: end - 1, highWaterMark: 65536 });
+    answer({ size: statSync(file).size, read }, request, response, searchParams, stalls);
   });
   await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
   const close = () =>
@@ -114,9 +121,8 @@ export async function serve() {
 /** What a page may do that wants to be safe: its own scripts, WebAssembly, no eval. */
 const CSP = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src data:";
 
-async function answer(file, request, response, faults, stalls) {
+async function answer({ size, read }, request, response, faults, stalls) {
   const number = (name) => Number(faults.get(name) ?? 0);
-  const size = statSync(file).size;
   const announced = size + number("longer");
   response.setHeader("etag", faults.has("changes") ? `"${Math.random()}"` : `"${size}"`);
   let [start, end, promised] = [0, size, announced];
@@ -136,7 +142,7 @@ async function answer(file, request, response, faults, stalls) {
   const stop = Math.min(end, brokenAt, stallAt);
   if (stop === stallAt) stalls.set(request.url, seen + 1);
   let position = start;
-  for await (const chunk of createReadStream(file, { start, end: stop - 1, highWaterMark: 65536 })) {
+  for await (const chunk of read(start, stop)) {
     const corrupt = faults.has("corrupt") ? number("corrupt") - position : -1;
     if (corrupt >= 0 && corrupt < chunk.length) chunk[corrupt] ^= 1;
     position += chunk.length;

@@ -6,11 +6,13 @@ import { checkTests } from "./checks.mjs";
 import { installTests } from "./install.mjs";
 import { loadingTests } from "./loading.mjs";
 import { lostTests } from "./lost.mjs";
+import { memoryTests } from "./memory.mjs";
 import { packageTests } from "./package.mjs";
 import { pageLooksTests } from "./page-looks.mjs";
 import { pageTests } from "./page.mjs";
 import { serve } from "./server.mjs";
 import { sessionsTests } from "./sessions.mjs";
+import { tabsTests } from "./tabs.mjs";
 
 export function suite(name) {
   const setting = { name };
@@ -29,7 +31,11 @@ export function suite(name) {
     packageTests(setting);
     sessionsTests(setting);
     lostTests(setting);
-    if (name === "chromium") installTests(setting);
+    if (name === "chromium") {
+      memoryTests(setting); // no other browser tells what JavaScript holds
+      tabsTests(setting);
+      installTests(setting);
+    }
     pageTests(setting);
     pageLooksTests(setting);
   });
