@@ -18,6 +18,9 @@ use crate::tokenizer::{Special, Tokenizer};
 /// Most tokens of a stop text: with those that were computed ahead, no more than the ring can take back.
 const MAX_STOP: usize = 16;
 
+/// Most tokens at the end of what is opened that become others with what comes behind them.
+const MAX_JOINED: usize = 4;
+
 /// What a conversation wants of its stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -42,12 +45,14 @@ pub struct Chat {
     is_told: bool,
     /// Tokens at the start of the stream that are the initial messages.
     initial_tokens: u32,
+    /// All tokens of the stream, as long as [`Self::open`] has put them there.
+    opened: Vec<u32>,
 }
 
 impl Chat {
     /// A conversation that has not begun.
     pub fn new(template: ChatTemplate, wishes: Wishes) -> Self {
-        Self { template, wishes, turns: 0, is_told: false, initial_tokens: 0 }
+        Self { template, wishes, turns: 0, is_told: false, initial_tokens: 0, opened: vec![] }
     }
 
     /// The model's template.
@@ -74,11 +79,12 @@ impl Chat {
     /// Forgets the conversation. It goes on with an empty session.
     pub fn reset(&mut self) {
         (self.turns, self.is_told, self.initial_tokens) = (0, false, 0);
+        self.opened.clear();
     }
 
     /// Where it stands, for a snapshot of its session.
     pub fn state(&self) -> Value {
-        json!({ "turns": self.turns, "is_told": self.is_told, "system_tokens": self.initial_tokens })
+        json!({ "turns": self.turns, "is_told": self.is_told, "system_tokens": self.initial_tokens, "opened": self.opened })
     }
 
     /// Goes on where a snapshot was taken. A stream that was no conversation counts as one that has begun.
@@ -87,6 +93,8 @@ impl Chat {
         self.turns = number("turns").unwrap_or(1);
         self.is_told = state["is_told"] == true;
         self.initial_tokens = number("system_tokens").and_then(|tokens| u32::try_from(tokens).ok()).unwrap_or(0);
+        let ids = state["opened"].as_array().into_iter().flatten();
+        self.opened = ids.filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect();
     }
 
     /// Takes a stop text back that ended an answer of `ids`, of which `shown` bytes are the answer: the stream ends where
@@ -111,6 +119,27 @@ impl Chat {
         session.take_back(excess.min(MAX_STOP) as u32)
     }
 
+    /// Puts the initial messages and the history into the empty stream now, and not only with the first question.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn open(&mut self, engine: &mut Engine, session: &mut Session) -> Result<()> {
+        let Wishes { initial, history, evict_turns, .. } = &self.wishes;
+        let (is_empty, has_turns) = (initial.is_empty() && history.is_empty(), *evict_turns && !history.is_empty());
+        if self.turns > 0 || is_empty {
+            return Ok(());
+        }
+        let (ids, head) = self.beginning(&*engine.tokenizer()?)?;
+        self.pin(session, head)?;
+        session.append(engine, &ids[..head]).await?;
+        if has_turns {
+            session.begin_turn();
+        }
+        session.append(engine, &ids[head..]).await?;
+        self.opened = ids;
+        Ok(())
+    }
+
     /// Puts a question into the stream, up to where the answer begins. What the template writes behind an answer goes
     /// in with the next question, once: an end token that the model chose itself is not repeated, and one that the
     /// template does not use there is taken back.
@@ -132,15 +161,23 @@ impl Chat {
     async fn turn(&mut self, engine: &mut Engine, session: &mut Session, user: &str, wants_answer: bool) -> Result<()> {
         let tokenizer = engine.tokenizer()?;
         let (ids, head) = if self.turns == 0 {
-            let Wishes { initial, history, .. } = &self.wishes;
-            let said = [&history[..], &[Message::new("user", user)]].concat();
-            let opening = self.template.opening(initial, &said, wants_answer)?;
-            let (ids, head) = self.encode_opening(&tokenizer, &opening)?;
-            if self.wishes.pin_initial {
-                self.check_pinned(head)?;
-                session.pin(head as u32)?;
+            let (mut ids, mut head) = self.opening(&tokenizer, user, wants_answer)?;
+            if self.opened.is_empty() {
+                self.pin(session, head)?;
+            } else {
+                // The first words may have joined the last token. What else has changed, a date for example, stays as it was.
+                let common = common(&ids, &self.opened);
+                let excess = self.opened.len() - common;
+                let known = if excess <= MAX_JOINED {
+                    session.take_back(excess as u32)?;
+                    common
+                } else {
+                    self.beginning(&tokenizer)?.0.len()
+                };
+                ids.drain(..known.min(ids.len()));
+                head = head.saturating_sub(known);
+                self.opened.clear();
             }
-            self.initial_tokens = head as u32;
             (ids, head)
         } else {
             let part = self.template.turn(user, wants_answer)?;
@@ -164,6 +201,32 @@ impl Chat {
         session.append(engine, &ids[head..]).await?;
         self.turns += 1;
         self.is_told = !wants_answer;
+        Ok(())
+    }
+
+    /// The first turn's ids, and how many of them are the initial messages.
+    fn opening(&self, tokenizer: &Tokenizer, user: &str, wants_answer: bool) -> Result<(Vec<u32>, usize)> {
+        let Wishes { initial, history, .. } = &self.wishes;
+        let said = [&history[..], &[Message::new("user", user)]].concat();
+        self.encode_opening(tokenizer, &self.template.opening(initial, &said, wants_answer)?)
+    }
+
+    /// All that stands before the first words of the first turn, as far as it is the same whatever these are; and how much of
+    /// it is the initial messages.
+    fn beginning(&self, tokenizer: &Tokenizer) -> Result<(Vec<u32>, usize)> {
+        let (mut ids, head) = self.opening(tokenizer, "A", true)?;
+        let is_more = !self.wishes.history.is_empty();
+        ids.truncate(if is_more { common(&ids, &self.opening(tokenizer, "B", true)?.0) } else { head });
+        Ok((ids, head))
+    }
+
+    /// The first `head` tokens will be the initial messages.
+    fn pin(&mut self, session: &mut Session, head: usize) -> Result<()> {
+        if self.wishes.pin_initial {
+            self.check_pinned(head)?;
+            session.pin(head as u32)?;
+        }
+        self.initial_tokens = head as u32;
         Ok(())
     }
 
@@ -194,6 +257,11 @@ fn split(part: &Part, encode: impl Fn(&str) -> Result<Vec<u32>>) -> Result<(Vec<
         return Ok((ids, 0));
     }
     let head = encode(&part.text[..part.head])?;
-    let common = ids.iter().zip(&head).take_while(|(a, b)| a == b).count();
+    let common = common(&ids, &head);
     Ok((ids, common))
+}
+
+/// How many ids two lists have in common at their start.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

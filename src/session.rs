@@ -139,6 +139,11 @@ impl Session {
         self.keep.sinks
     }
 
+    /// Ids of the tokens that stay, as far as they are there.
+    pub fn pinned(&self) -> &[u32] {
+        &self.first[..self.first.len().min(self.keep.sinks as usize)]
+    }
+
     /// R: most recent tokens that stay.
     pub fn window(&self) -> u32 {
         self.keep.window

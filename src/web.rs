@@ -5,6 +5,8 @@
 
 #![allow(clippy::await_holding_refcell_ref, reason = "a call that meets another on the same session is refused")]
 
+mod conversation;
+mod hash;
 mod json;
 
 use std::cell::{RefCell, RefMut};
@@ -18,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::platform::web_source::{Reader, source};
 use crate::session;
 use crate::stream::{self, Piece, TextStream};
+use conversation::Chat;
 use json::{parse_request, parse_settings};
 
 /// Sends panics to the console, with their message.
@@ -242,6 +245,17 @@ impl Session {
         self.parts.borrow().session.sinks()
     }
 
+    /// Texts of these tokens, special ones too, as far as they are there.
+    ///
+    /// # Errors
+    /// As [`engine::Engine::tokenizer`].
+    pub fn pinned(&self, engine: &mut Engine) -> std::result::Result<Vec<String>, JsValue> {
+        let tokenizer = engine.engine.tokenizer().map_err(thrown)?;
+        let parts = self.parts()?;
+        let texts = parts.session.pinned().iter().map(|&id| tokenizer.decode_with_special(&[id]));
+        texts.collect::<Result<_>>().map_err(thrown)
+    }
+
     /// Tokens of the stream so far.
     #[wasm_bindgen(getter)]
     pub fn position(&self) -> f64 {
@@ -310,78 +324,6 @@ async fn generate(engine: &mut Engine, all: &mut [RefMut<'_, Parts>], count: u32
         pieces.map(|pieces| pieces.into_iter().map(|piece| piece.text).collect())
     });
     Ok(texts.collect())
-}
-
-/// A conversation in a stream.
-#[wasm_bindgen]
-#[derive(Debug)]
-pub struct Chat {
-    chat: chat::Chat,
-}
-
-#[wasm_bindgen]
-impl Chat {
-    /// Puts what the user says into the stream; if an answer is wanted, up to where it begins.
-    ///
-    /// # Errors
-    /// As [`chat::Chat::ask`].
-    pub async fn turn(
-        &mut self,
-        engine: &mut Engine,
-        session: &Session,
-        text: String,
-        wants_answer: bool,
-    ) -> std::result::Result<(), JsValue> {
-        let (engine, session) = (&mut engine.engine, &mut session.parts()?.session);
-        let turn = match wants_answer {
-            true => self.chat.ask(engine, session, &text).await,
-            false => self.chat.tell(engine, session, &text).await,
-        };
-        turn.map_err(thrown)
-    }
-
-    /// Texts that end an answer, besides the model's end tokens.
-    pub fn stop(&self) -> Vec<String> {
-        self.chat.stop()
-    }
-
-    /// Where it stands, for a snapshot of its session.
-    pub fn state(&self) -> String {
-        self.chat.state().to_string()
-    }
-
-    /// Goes on where a snapshot was taken.
-    ///
-    /// # Errors
-    /// [`Error::Settings`] for what is no JSON.
-    pub fn resume(&mut self, state: &str) -> std::result::Result<(), JsValue> {
-        self.chat.resume(&json::parse(state).map_err(thrown)?);
-        Ok(())
-    }
-}
-
-/// SHA-256 of bytes that come piece by piece: the browser's own takes them all at once.
-#[wasm_bindgen]
-#[derive(Debug, Default)]
-pub struct Sha256(sha2::Sha256);
-
-#[wasm_bindgen]
-impl Sha256 {
-    /// Of nothing so far.
-    #[wasm_bindgen(constructor)]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Takes more bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        sha2::Digest::update(&mut self.0, bytes);
-    }
-
-    /// The hash in hexadecimal.
-    pub fn finish(self) -> String {
-        sha2::Digest::finalize(self.0).iter().map(|byte| format!("{byte:02x}")).collect()
-    }
 }
 
 /// The class that the page sees, by its name.

@@ -106,6 +106,12 @@ fn every_token_of_a_conversation_is_in_the_stream_once() {
     let mut chat = Chat::new(engine.chat_template().unwrap(), wishes);
     let mut session = engine.session();
     let mut stream = encode("<|im_start|>system\nBe brief.<|im_end|>\n");
+    // They are there before the first question, and a saved conversation knows that.
+    block_on(chat.open(&mut engine, &mut session)).unwrap();
+    assert_eq!(session.position(), stream.len() as u64);
+    let state = chat.state();
+    chat.reset();
+    chat.resume(&state);
     let (mut ended, mut cut) = (0, 0);
     for (n, question) in ["Hello", "<|im_start|>", "ä\n", "4", "5", "6"].into_iter().enumerate() {
         block_on(chat.ask(&mut engine, &mut session, question)).unwrap();
@@ -181,6 +187,36 @@ fn examples_are_pinned_with_the_system_prompt_and_what_is_told_wants_no_answer()
 }
 
 #[test]
+fn what_was_said_before_is_there_at_once_and_no_question_changes_it() {
+    let mut engine = load(CHATML, 300);
+    let tokenizer = engine.tokenizer().unwrap();
+    let encode = |text: &str| tokenizer.encode(text, Special::Parse).unwrap();
+    let initial = vec![Message::new("system", "S")];
+    let history = vec![Message::new("user", "2 + 2?"), Message::new("assistant", "4")];
+    let wishes = Wishes { initial, pin_initial: true, history, ..Wishes::default() };
+    let said = |role: &str, text: &str| format!("<|im_start|>{role}\n{text}<|im_end|>\n");
+    let past = said("system", "S") + &said("user", "2 + 2?") + &said("assistant", "4");
+    for (question, is_open) in [("A", true), ("B", true), ("\n", true), ("Another", true), ("A", false)] {
+        let mut chat = Chat::new(engine.chat_template().unwrap(), wishes.clone());
+        let mut session = engine.session();
+        if is_open {
+            block_on(chat.open(&mut engine, &mut session)).unwrap();
+            assert_eq!(session.position() as usize, encode(&(past.clone() + "<|im_start|>user\n")).len());
+        }
+        assert_eq!(session.sinks() as usize, if is_open { encode(&said("system", "S")).len() } else { 2 });
+        block_on(chat.ask(&mut engine, &mut session, question)).unwrap();
+        let stream = encode(&(past.clone() + &said("user", question) + "<|im_start|>assistant\n"));
+        assert_eq!(session.position() as usize, stream.len(), "{question:?}");
+        assert_eq!(session.sinks() as usize, encode(&said("system", "S")).len());
+        let wanted = answer(&mut engine, &mut session, 7);
+        let mut fresh = engine.session();
+        fresh.pin(session.sinks()).unwrap();
+        block_on(fresh.append(&mut engine, &stream)).unwrap();
+        assert_eq!(answer(&mut engine, &mut fresh, 7), wanted, "{question:?}");
+    }
+}
+
+#[test]
 fn a_pinned_system_prompt_outlives_its_window() {
     for (pin_system, evict_turns) in [(true, false), (true, true), (false, true)] {
         let mut engine = load(CHATML, 98);
@@ -208,8 +244,10 @@ fn a_pinned_system_prompt_outlives_its_window() {
     let wishes = Wishes { initial, pin_initial: true, ..Wishes::default() };
     let mut chat = Chat::new(engine.chat_template().unwrap(), wishes);
     let mut session = engine.session();
-    let line = block_on(chat.ask(&mut engine, &mut session, "x")).unwrap_err().to_string();
-    assert_eq!(line, "32 tokens are to be pinned in a cache of 22: they must leave room for a window");
+    let asked = block_on(chat.ask(&mut engine, &mut session, "x")).unwrap_err().to_string();
+    assert_eq!(asked, "32 tokens are to be pinned in a cache of 22: they must leave room for a window");
+    let opened = block_on(chat.open(&mut engine, &mut session)).unwrap_err().to_string();
+    assert_eq!(opened, asked);
 }
 
 /// A folder of this test's own that goes away with it.

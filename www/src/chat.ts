@@ -153,6 +153,7 @@ export class Completions {
   }
 
   async *#run(session: Session, messages: Message[], options: PromptOptions, logprobs: boolean, cached: number): AsyncGenerator<Token, { reason: FinishReason; usage: Usage }, void> {
+    const before = session.position;
     let content = "";
     let ending: Ending | undefined;
     try {
@@ -173,7 +174,7 @@ export class Completions {
       if (isWhole && !this.#kept) this.#kept = { session, messages: [...messages, { role: "assistant", content }] };
       else session.destroy();
     }
-    const prompt_tokens = cached + ending.promptTokens;
+    const prompt_tokens = before + ending.promptTokens;
     const usage = { prompt_tokens, completion_tokens: ending.tokens, total_tokens: prompt_tokens + ending.tokens, prompt_tokens_details: { cached_tokens: cached } };
     return { reason: ending.ended === "length" ? "length" : "stop", usage };
   }

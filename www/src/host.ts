@@ -101,12 +101,12 @@ export class Client {
     this.#running.get(message.id)?.change(message.op === "taken" ? { taken: message.tokens } : { keep: message.tokens });
   }
 
-  /** Requests of a session wait for each other, all others for nothing. */
+  /** Requests of a session wait for each other, but not for a look at it; all others for nothing. */
   #receive(request: Request): void {
     this.#running.set(request.id, new Running());
     const stream = "session" in request ? this.#streams.get(request.session) : undefined;
-    if (stream) stream.queue = stream.queue.then(() => this.#answer(request, stream));
-    else void this.#answer(request, undefined);
+    if (stream && request.op !== "pinned") stream.queue = stream.queue.then(() => this.#answer(request, stream));
+    else void this.#answer(request, stream);
   }
 
   async #answer(request: Request, stream: Stream | undefined): Promise<void> {
@@ -165,6 +165,8 @@ export class Client {
       }
       case "countTokens":
         return { count: await of().count(request.text) };
+      case "pinned":
+        return { texts: await of().pinned() };
       case "save":
         return { bytes: new Blob([(await of().save()) as Uint8Array<ArrayBuffer>]) };
       case "destroySession":

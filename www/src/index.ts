@@ -46,11 +46,11 @@ export interface LoadOptions extends ModelOptions, Settings {
 
 export interface SessionOptions extends CallOptions {
   /**
-   * Makes the session a conversation in the model's own chat template, which begins with these messages; they never
-   * leave the cache. An empty list is a conversation without any.
+   * Makes the session a conversation in the model's own chat template, which begins with these messages; they are in the
+   * cache when the session is there, and never leave it. An empty list is a conversation without any.
    */
   initialPrompts?: Message[] | undefined;
-  /** What was said after them; it leaves the cache like everything else. Only with `initialPrompts`. */
+  /** What was said after them; it is read at once too, but leaves the cache like everything else. Only with `initialPrompts`. */
   history?: Message[] | undefined;
 }
 

@@ -52,7 +52,7 @@ export interface Message {
 export interface Conversation {
   /** These never leave the cache. */
   initialPrompts: Message[];
-  /** What was said after them. */
+  /** What was said after them. It is in the cache from the beginning too. */
   history: Message[];
 }
 
@@ -123,6 +123,7 @@ export type Request =
   | { id: number; op: "append"; session: number; text: string }
   | { id: number; op: "generate"; session: number; text: string | undefined; sampling: Sampling; untilEnd: boolean; logprobs: boolean }
   | { id: number; op: "countTokens"; session: number; text: string }
+  | { id: number; op: "pinned"; session: number }
   | { id: number; op: "clone"; session: number; copy: number }
   | { id: number; op: "save"; session: number }
   | { id: number; op: "restore"; session: number; bytes: Blob }
@@ -169,6 +170,7 @@ export interface Result {
   info?: Info;
   estimate?: Estimate;
   count?: number;
+  texts?: string[];
   bytes?: Blob;
   ended?: EndReason;
   /** Tokens that the text of a generation made. */

@@ -195,6 +195,12 @@ export class Session extends EventTarget {
     return (await this.#ask({ op: "countTokens", session: this.#number, text }, signal)).count ?? 0;
   }
 
+  /** Texts of the pinned tokens, special ones too, as far as they are in the cache. Does not wait for what runs. */
+  async pinnedTokens({ signal }: CallOptions = {}): Promise<string[]> {
+    // Where the host stands is ahead of what was delivered.
+    return (await this.#owner.connection.ask({ op: "pinned", session: this.#number }, this.#signals(signal))).texts ?? [];
+  }
+
   /** A second session that stands where this one does. Both go on independently. */
   async clone({ signal }: CallOptions = {}): Promise<Session> {
     this.#destroyed.signal.throwIfAborted();

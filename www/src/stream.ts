@@ -61,9 +61,19 @@ export class Stream {
     this.#look();
   }
 
-  /** An empty one. */
+  /** An empty one; of a conversation, with its initial prompts. */
   static create(model: Model, conversation: Conversation | undefined): Promise<Stream> {
-    return model.use((engine) => new Stream(model, engine, engine.session(), { conversation }));
+    return model.use(async (engine) => {
+      const stream = new Stream(model, engine, engine.session(), { conversation });
+      try {
+        await stream.#chat?.open(engine, stream.#session);
+      } catch (error) {
+        stream.#free();
+        throw error;
+      }
+      stream.#look();
+      return stream;
+    });
   }
 
   /** From bytes of `save`. */
@@ -95,10 +105,12 @@ export class Stream {
   }
 
   free(): Promise<void> {
-    return this.#model.use(() => {
-      this.#session.free();
-      this.#chat?.free();
-    });
+    return this.#model.use(() => this.#free());
+  }
+
+  #free(): void {
+    this.#session.free();
+    this.#chat?.free();
   }
 
   /** Adds a text; in a conversation, a turn. Stops between pieces when told so. */
@@ -120,6 +132,11 @@ export class Stream {
     return this.#model.use((engine) => engine.encode(text, false).length);
   }
 
+  /** Texts of the pinned tokens that are there so far. */
+  pinned(): Promise<string[]> {
+    return this.#model.use((engine) => this.#session.pinned(engine));
+  }
+
   save(): Promise<Uint8Array> {
     return this.#use((engine, session) => session.save(engine, JSON.stringify(this.#note())));
   }
@@ -135,7 +152,8 @@ export class Stream {
   /** Computes tokens in bursts, never more than a burst ahead of what the page has handed on. */
   async generate({ text, sampling, untilEnd, logprobs }: Generation, running: Running, onPieces: OnPieces): Promise<{ ended?: EndReason; prompt_tokens: number }> {
     const before = this.#state.position;
-    if (text !== undefined && (text !== "" || before === 0)) await this.append(text, running, true);
+    const begins = before === 0 || this.#chat?.turns === 0;
+    if (text !== undefined && (text !== "" || begins)) await this.append(text, running, true);
     const prompt_tokens = this.#state.position - before;
     if (running.keep !== undefined) return { prompt_tokens };
     const stop = [sampling.stop ?? [], this.#chat?.stop() ?? []].flat();

@@ -138,6 +138,8 @@ export function sessionsTests(setting) {
         const engine = await Engine.load({ ...setup, window: 80 });
         const initialPrompts = [{ role: "system", content: "You are a narrator." }, { role: "user", content: "Who?" }, { role: "assistant", content: "Me." }];
         const session = await engine.createSession({ initialPrompts });
+        const { contextUsage, pinned: pinnedAtOnce } = session;
+        const texts = await session.pinnedTokens();
         const pinned = [];
         const options = { temperature: 0, maxTokens: 12 };
         for (const question of ["What is the sea?", "And the land?"]) {
@@ -152,11 +154,13 @@ export function sessionsTests(setting) {
         for (const each of [session, copy, restored]) answers.push(await each.prompt("And then?", options), each.pinned);
         const tooLong = await engine.createSession({ initialPrompts: [{ role: "system", content: "long ".repeat(200) }] }).then((session) => session.prompt("x")).catch((error) => `${error.name}: ${error.message}`);
         await engine.destroy();
-        return { pinned, answers, tooLong, window: session.contextWindow };
+        return { atOnce: [contextUsage, pinnedAtOnce, texts.length], text: texts.join(""), pinned, answers, tooLong, window: session.contextWindow };
       },
       setup,
     );
     assert.ok(seen.pinned[0] > 10 && seen.pinned[1] === seen.pinned[0]);
+    assert.deepEqual(seen.atOnce, [seen.pinned[0], seen.pinned[0], seen.pinned[0]], "they are in the cache before the first question");
+    assert.match(seen.text, /You\s*are\s*a\s*narrator/);
     assert.equal(new Set(seen.answers).size, 2, `${seen.answers}`);
     assert.match(seen.tooLong, /^RangeError: .*pinned/);
     assert.equal(seen.window, 83);
