@@ -21,6 +21,7 @@ export const folders = {
   pkg: join(www, "pkg"),
   checks: join(target, "checks"),
   installed: join(target, "installed"),
+  examples: join(www, "examples"),
   golden: join(root, "tests/golden"),
   models: join(root, "models"),
   shared: sharedData,
@@ -95,6 +96,7 @@ export async function serve() {
       const shape = Object.fromEntries([...searchParams].map(([name, value]) => [name, Number(value)]));
       return void answer(madeModel(shape), request, response, searchParams, stalls);
     }
+    if (pathname === "/favicon.ico") return void response.writeHead(204).end();
     let file = folders[folder] && join(folders[folder], ...rest);
     if (file?.endsWith("/") || (file && existsSync(file) && statSync(file).isDirectory())) file = join(file, "index.html");
     requests.push({ url: request.url, range: request.headers.range });

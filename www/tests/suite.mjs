@@ -3,6 +3,7 @@
 import { after, before, describe } from "node:test";
 import { launch } from "./browsers.mjs";
 import { checkTests } from "./checks.mjs";
+import { examplesTests } from "./examples.mjs";
 import { installTests } from "./install.mjs";
 import { loadingTests } from "./loading.mjs";
 import { lostTests } from "./lost.mjs";
@@ -31,6 +32,7 @@ export function suite(name) {
     packageTests(setting);
     sessionsTests(setting);
     lostTests(setting);
+    examplesTests(setting);
     if (name === "chromium") {
       memoryTests(setting); // no other browser tells what JavaScript holds
       tabsTests(setting);
