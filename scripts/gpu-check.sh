@@ -129,6 +129,12 @@ else
   bench --shape llama-2-7b --quant q4_0 "${cache[@]}"
   want "7B Q4_0, cache 1024: part of the copy bandwidth" "$(field bandwidth_ratio "$last")" 0.6
   want "7B Q4_0: prefill, tokens/s" "$(field prefill_tokens_per_second "$last")" 5000
+  if [[ $adapters == *'"matrix"'* ]]; then
+    portable=$(field prefill_tokens_per_second "$last")
+    bench --shape llama-2-7b --quant q4_0 "${cache[@]}" --tier matrix
+    want "7B Q4_0, tier matrix: prefill, tokens/s" "$(field prefill_tokens_per_second "$last")" 5000
+    echo "prefill in tier matrix / portable: $(awk -v a="$(field prefill_tokens_per_second "$last")" -v b="$portable" 'BEGIN { print (b > 0 ? a / b : "null") }')" >&2
+  fi
   bench --shape smollm2-135m --quant q8_0 "${cache[@]}"
   want "135M Q8_0: decode, tokens/s" "$(field decode_tokens_per_second "$last")" 1000
   bench --shape llama-2-7b --quant q4_0 --sinks 4 --window 4092

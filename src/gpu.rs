@@ -8,6 +8,7 @@ use crate::engine::Device;
 use crate::error::{Error, Result};
 use crate::executor::gpu::{Pipelines, TIMESTAMPS};
 use crate::kernel::Tier;
+use crate::platform;
 use crate::tuning::Tuning;
 
 /// All adapters of this machine, best first: discrete, integrated, others, software last. In a browser the one it offers.
@@ -44,7 +45,11 @@ pub fn describe(index: usize, adapter: &wgpu::Adapter) -> Value {
         "driver": format!("{} {}", info.driver, info.driver_info).trim(),
         "type": format!("{:?}", info.device_type),
         "tier": Tier::default().name(),
-        "tiers": Tier::ALL.into_iter().filter(|tier| has(adapter.features(), *tier)).map(Tier::name).collect::<Vec<_>>(),
+        "tiers": Tier::ALL
+            .into_iter()
+            .filter(|tier| resolve(*tier, adapter.features(), matrix_tier(adapter)).is_some())
+            .map(Tier::name)
+            .collect::<Vec<_>>(),
         "features": FEATURES.into_iter().filter(|(_, feature)| adapter.features().contains(*feature)).map(|(name, _)| name).collect::<Vec<_>>(),
         "limits": {
             "max_buffer_size": limits.max_buffer_size,
@@ -56,9 +61,34 @@ pub fn describe(index: usize, adapter: &wgpu::Adapter) -> Value {
     })
 }
 
-/// Whether a tier runs where there are these features.
-fn has(features: wgpu::Features, tier: Tier) -> bool {
-    tier == Tier::Portable || features.contains(wgpu::Features::SUBGROUP)
+/// A tier as it runs where there are these features and this of the two tiers `matrix`; `None` if it does not.
+fn resolve(tier: Tier, features: wgpu::Features, matrix: Option<Tier>) -> Option<Tier> {
+    match tier {
+        Tier::Portable => Some(tier),
+        Tier::Subgroup => features.contains(wgpu::Features::SUBGROUP).then_some(tier),
+        Tier::Matrix | Tier::SmallMatrix => matrix,
+    }
+}
+
+/// What the tier `matrix` asks of a device.
+const MATRIX: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
+/// Bytes of workgroup memory that it takes at most.
+pub const MATRIX_MEMORY: u32 = 32 << 10;
+
+/// The tier `matrix` as an adapter runs it: by the largest matrices of f16 with f32 sums; `None` if it has none.
+fn matrix_tier(adapter: &wgpu::Adapter) -> Option<Tier> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let kinds = adapter.cooperative_matrix_properties();
+    let is_able = adapter.features().contains(MATRIX)
+        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_MEMORY
+        && (8..=64).contains(&adapter.get_info().subgroup_max_size);
+    let has = |size: u32| {
+        let fits = |kind: &wgpu::CooperativeMatrixProperties| {
+            [kind.m_size, kind.n_size, kind.k_size] == [size; 3] && (kind.ab_type, kind.cr_type) == (F16, F32)
+        };
+        is_able && kinds.iter().any(fits)
+    };
+    [(16, Tier::Matrix), (8, Tier::SmallMatrix)].into_iter().find(|(size, _)| has(*size)).map(|(_, tier)| tier)
 }
 
 /// The features that faster tiers ask for, or may.
@@ -76,6 +106,8 @@ pub struct Gpu {
     pub(crate) queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     tier: Tier,
+    /// Which of the two tiers `matrix` it runs, if any.
+    matrix: Option<Tier>,
     pub(crate) pipelines: Arc<Mutex<Pipelines>>,
     faults: Arc<Mutex<Faults>>,
 }
@@ -123,7 +155,8 @@ impl Gpu {
         }
     }
 
-    /// Opens a device: the default limits of WebGPU, but buffers and bindings as large as the adapter takes.
+    /// Opens a device: the default limits of WebGPU, but buffers and bindings as large as the adapter takes, and workgroup
+    /// memory for the tier `matrix` where it runs.
     ///
     /// # Errors
     /// [`Error::NoGpu`] if the adapter gives no such device.
@@ -131,7 +164,10 @@ impl Gpu {
         let info = adapter.get_info();
         let most = adapter.limits();
         let defaults = wgpu::Limits::defaults();
+        let matrix = matrix_tier(adapter);
+        let memory = if matrix.is_some() { MATRIX_MEMORY } else { 0 };
         let required_limits = wgpu::Limits {
+            max_compute_workgroup_storage_size: defaults.max_compute_workgroup_storage_size.max(memory),
             max_buffer_size: most.max_buffer_size.max(defaults.max_buffer_size),
             max_storage_buffer_binding_size: most
                 .max_storage_buffer_binding_size
@@ -142,14 +178,20 @@ impl Gpu {
         let timestamps = if has_timestamps { TIMESTAMPS } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("sinkstream"),
-            required_features: timestamps | adapter.features() & wgpu::Features::SUBGROUP,
+            required_features: timestamps
+                | adapter.features() & wgpu::Features::SUBGROUP
+                | if matrix.is_some() { MATRIX } else { wgpu::Features::empty() },
+            experimental_features: match matrix {
+                Some(_) => platform::experimental(),
+                None => wgpu::ExperimentalFeatures::disabled(),
+            },
             required_limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage, // everything is allocated once
             ..Default::default()
         };
         let opened = adapter.request_device(&descriptor).await;
         let (device, queue) = opened.map_err(|error| Error::NoGpu(format!("{}: {error}", info.name)))?;
-        Ok(Self::new(device, queue, info))
+        Ok(Self { matrix, ..Self::new(device, queue, info) })
     }
 
     /// The same adapter with a new device, after this one was lost.
@@ -177,7 +219,7 @@ impl Gpu {
             let mut faults = seen.lock().unwrap_or_else(PoisonError::into_inner);
             faults.lost.get_or_insert_with(|| format!("{reason:?} {message}"));
         });
-        Self { device, queue, info, tier: Tier::default(), pipelines: Arc::default(), faults }
+        Self { device, queue, info, tier: Tier::default(), matrix: None, pipelines: Arc::default(), faults }
     }
 
     /// The same device in another tier, with pipelines of its own.
@@ -185,10 +227,13 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoGpu`] if the device has not what the tier needs.
     pub fn at(self, tier: Tier) -> Result<Self> {
-        if !has(self.device.features(), tier) {
+        let Some(tier) = resolve(tier, self.device.features(), self.matrix) else {
+            let needed = if tier == Tier::Subgroup { "subgroups" } else { "cooperative matrices of f16 with f32 sums" };
             let (name, tier) = (self.adapter(), tier.name());
-            return Err(Error::NoGpu(format!("{name} cannot run the tier {tier}; --tier portable runs everywhere")));
-        }
+            return Err(Error::NoGpu(format!(
+                "{name} cannot run the tier {tier}: it has no {needed}; --tier portable runs everywhere"
+            )));
+        };
         Ok(if tier == self.tier { self } else { Self { tier, pipelines: Arc::default(), ..self } })
     }
 

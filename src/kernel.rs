@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use crate::executor::cpu::Call;
+use crate::platform;
 
 /// How a kernel uses one of its bindings, in the order of `@binding(0)`, `@binding(1)`, ….
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +60,23 @@ pub enum Tier {
     Portable,
     /// Lanes add up their sums by subgroup operations ([`SHARE`]). Sums in another order, else the same.
     Subgroup,
+    /// Tiles of products ([`MATMUL`]) by cooperative matrices of 16 rows and columns, natively. Weights and activations are
+    /// rounded to f16 there: NLLs differ by 0.001 to 0.005 nats in the mean (`docs/checks.md`).
+    Matrix,
+    /// The same by matrices of 8 rows and columns: what `matrix` is on adapters that have no others ([`crate::gpu::Gpu::at`]).
+    SmallMatrix,
 }
 
 impl Tier {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Portable, Self::Subgroup];
+    /// All that have a name of their own.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Subgroup, Self::Matrix];
 
     /// As users name it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Subgroup => "subgroup",
+            Self::Matrix | Self::SmallMatrix => "matrix",
         }
     }
 }
@@ -87,6 +94,8 @@ impl std::str::FromStr for Tier {
 
 /// How lanes add up their sums; the tier `subgroup` has another file in its place.
 pub const SHARE: &str = include_str!("../shaders/shared/share.wgsl");
+/// How tiles of products are made; the tier `matrix` has other files in its place.
+pub const MATMUL: &str = include_str!("../shaders/shared/matmul.wgsl");
 
 /// Invocations in a workgroup: 64 suits every GPU that WebGPU runs on. Only `nll` and `sample`, where one workgroup has a
 /// whole column of logits, take as many as a default device allows, 256.
@@ -117,16 +126,26 @@ impl Kernel {
 
     /// Whether a tier has a text of its own for this composition.
     pub fn differs(&self, variant: Variant, tier: Tier) -> bool {
-        tier == Tier::Subgroup && self.files(variant).contains(&SHARE)
+        match tier {
+            Tier::Portable => false,
+            Tier::Subgroup => self.files(variant).contains(&SHARE),
+            Tier::Matrix | Tier::SmallMatrix => self.files(variant).contains(&MATMUL),
+        }
     }
 
     /// The composed WGSL text.
     pub fn source(&self, variant: Variant, tier: Tier) -> String {
-        let in_tier = |part: &&'static str| match *part {
-            SHARE if tier == Tier::Subgroup => include_str!("../shaders/shared/share_subgroup.wgsl"),
-            part => part,
+        let first = match tier {
+            Tier::Matrix if self.differs(variant, tier) => Some(platform::COOP_16), // it says what is enabled
+            Tier::SmallMatrix if self.differs(variant, tier) => Some(platform::COOP_8),
+            _ => None,
         };
-        self.files(variant).iter().map(in_tier).collect::<Vec<_>>().join("\n")
+        let in_tier = |part: &&'static str| match (*part, tier) {
+            (SHARE, Tier::Subgroup) => include_str!("../shaders/shared/share_subgroup.wgsl"),
+            (MATMUL, Tier::Matrix | Tier::SmallMatrix) => platform::MATMUL_COOP,
+            (part, _) => part,
+        };
+        first.into_iter().chain(self.files(variant).iter().map(in_tier)).collect::<Vec<_>>().join("\n")
     }
 
     /// The plain composition and the others.

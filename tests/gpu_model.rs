@@ -37,5 +37,6 @@ on_gpu! {
     nlls_are_those_of_the_cpu => close_to_cpu();
     software_adapters_have_the_bits_of_the_cpu => same_bits_as_cpu();
     what_real_gpus_run_gives_the_same_results => cut_as_for_a_gpu();
+    cooperative_matrices_keep_the_nlls => matrix_nlls();
     the_fastest_tuning_writes_the_same_text => autotuned();
 }

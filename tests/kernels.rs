@@ -32,7 +32,12 @@ fn run(name: &str) {
 
 fn run_on(name: &str, gpu: &Gpu) {
     let (_, cases) = SUITES.into_iter().find(|(known, _)| *known == name).unwrap();
-    match pollster::block_on(cases().check(gpu)) {
+    let cases = match gpu.tier().name() {
+        "matrix" if gpu.is_software() => cases().tiled(4), // seconds each to compile there
+        "matrix" => cases().tiled(1),
+        _ => cases(),
+    };
+    match pollster::block_on(cases.check(gpu)) {
         Ok(summary) => {
             let kernel_cases::Summary { cases, values, exact } = summary;
             println!("{name}: {cases} cases, {values} values equal, {exact} of them to the bit, on {}", gpu.adapter());
@@ -48,6 +53,18 @@ fn lanes_that_are_subgroups_add_up_the_same() {
     match gpu.at(Tier::Subgroup) {
         Ok(gpu) => ["project", "gate_up", "attention"].iter().for_each(|name| run_on(name, &gpu)),
         Err(error) => println!("NOT CHECKED: {error}"),
+    }
+}
+
+#[test]
+fn cooperative_matrices_multiply_the_same_but_for_f16() {
+    let Some(gpu) = gpu() else { return };
+    match gpu.at(Tier::Matrix) {
+        Ok(gpu) => ["qkv", "project", "gate_up", "linear"].iter().for_each(|name| run_on(name, &gpu)),
+        Err(error) => {
+            assert!(error.to_string().contains("matrix: it has no cooperative matrices"), "{error}");
+            println!("NOT CHECKED: {error}");
+        }
     }
 }
 

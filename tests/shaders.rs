@@ -8,7 +8,7 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, Scalar, ScalarKind, StorageAccess, TypeInner};
 use sinkstream::Error;
 use sinkstream::executor::gpu::GpuExecutor;
-use sinkstream::gpu::Gpu;
+use sinkstream::gpu::{Gpu, MATRIX_MEMORY};
 use sinkstream::kernel::{Access, Kernel, Tier, Variant};
 use sinkstream::kernels::{
     ALL, add_norm, attention, embed, gate_up, head_norm, linear, memory_fold, memory_read, nll, probe, project, qkv,
@@ -78,6 +78,40 @@ fn those_with_subgroups_are_valid_too() {
     assert_eq!(count, 5, "qkv, linear, gate_up and both of project");
 }
 
+/// Those that browsers know nothing of: with matrices of 16 rows and of 8. No compiler of theirs sees them.
+#[test]
+fn those_with_cooperative_matrices_are_valid_too() {
+    let mut count = 0;
+    for tier in [Tier::Matrix, Tier::SmallMatrix] {
+        for (kernel, variant) in compositions().filter(|(kernel, variant)| kernel.differs(*variant, tier)) {
+            let source = kernel.source(variant, tier);
+            let module = naga::front::wgsl::parse_str(&source);
+            let module = module.unwrap_or_else(|error| panic!("{}", error.emit_to_string(&source)));
+            let needed = CORE | Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX;
+            Validator::new(ValidationFlags::all(), needed)
+                .validate(&module)
+                .unwrap_or_else(|error| panic!("{kernel:?} {tier:?}: {}", error.emit_to_string(&source)));
+            for missing in [Capabilities::SHADER_FLOAT16, Capabilities::COOPERATIVE_MATRIX] {
+                let refused = Validator::new(ValidationFlags::all(), needed - missing).validate(&module);
+                assert!(refused.is_err(), "{kernel:?} {tier:?} uses no {missing:?}");
+            }
+            let bytes = workgroup_memory(&module);
+            println!("{kernel:?} {tier:?}: {bytes} bytes of workgroup memory");
+            assert!(bytes <= MATRIX_MEMORY, "{kernel:?} {tier:?}: {bytes} bytes of workgroup memory");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 8, "qkv, linear, gate_up and project");
+}
+
+/// Bytes that the workgroups of a shader share.
+fn workgroup_memory(module: &Module) -> u32 {
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).unwrap();
+    let of_workgroup = module.global_variables.iter().filter(|(_, variable)| variable.space == AddressSpace::WorkGroup);
+    of_workgroup.map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16)).sum()
+}
+
 #[test]
 fn bindings_are_those_of_the_descriptor() {
     for (kernel, variant) in compositions() {
@@ -107,11 +141,7 @@ fn default_limits_are_kept() {
         let module = module_of(kernel, variant);
         let storage = kernel.bindings.iter().filter(|binding| binding.access != Access::Uniform).count();
         assert!(storage <= 8, "{kernel:?}: {storage} storage buffers");
-        let mut layouter = naga::proc::Layouter::default();
-        layouter.update(module.to_ctx()).unwrap();
-        let of_workgroup =
-            module.global_variables.iter().filter(|(_, variable)| variable.space == AddressSpace::WorkGroup);
-        let bytes: u32 = of_workgroup.map(|(_, variable)| layouter[variable.ty].size.next_multiple_of(16)).sum();
+        let bytes = workgroup_memory(&module);
         println!("{kernel:?} {variant:?}: {bytes} bytes of workgroup memory");
         assert!(bytes <= 16 << 10, "{kernel:?} {variant:?}: {bytes} bytes of workgroup memory");
         let [entry] = &module.entry_points[..] else { panic!("{kernel:?}: not one entry point") };

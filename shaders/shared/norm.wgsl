@@ -10,8 +10,8 @@ override LAYER_NORM: u32; // 0 or 1
 
 var<workgroup> parts: array<f32, 512>;   // [column][SHARERS]: sum of a share of x or x²
 var<workgroup> eighths: array<f32, 64>;  // [column][8]: sums of eight of those, if there are so many
-var<workgroup> means: array<f32, 32>;    // [column], layer norm only
-var<workgroup> inverses: array<f32, 32>; // [column]: 1 / sqrt(variance + eps), layer norm only
+var<workgroup> means: array<f32, 64>;    // [column], layer norm only
+var<workgroup> inverses: array<f32, 64>; // [column]: 1 / sqrt(variance + eps), layer norm only
 var<private> first_of_tile: u32;        // first column of the workgroup
 
 // Sums of x or of squares (of the distance from the mean) into `eighths`. `stride`, `words`: vec4 from one column to
@@ -64,15 +64,15 @@ fn measure(first: u32, stride: u32, words: u32, dim: u32, eps: f32, invocation: 
     first_of_tile = first;
     if (LAYER_NORM == 1u) {
         add_up(stride, words, dim, invocation, false);
-        if (invocation < COLUMNS) {
-            means[invocation] = mean_of(invocation, dim);
+        for (var c = invocation; c < COLUMNS; c += WORKGROUP) {
+            means[c] = mean_of(c, dim);
         }
         workgroupBarrier();
     }
     add_up(stride, words, dim, invocation, true);
     if (LAYER_NORM == 1u) {
-        if (invocation < COLUMNS) {
-            inverses[invocation] = 1.0 / sqrt(mean_of(invocation, dim) + eps);
+        for (var c = invocation; c < COLUMNS; c += WORKGROUP) {
+            inverses[c] = 1.0 / sqrt(mean_of(c, dim) + eps);
         }
         workgroupBarrier();
     }
@@ -93,4 +93,9 @@ fn factor_of(c: u32, dim: u32, eps: f32) -> f32 {
         return 1.0;
     }
     return 1.0 / sqrt(mean_of(c, dim) + eps);
+}
+
+// A factor that brings the inputs of column `c` of the workgroup near to 1, for those that round them to f16.
+fn input_scale(c: u32) -> f32 {
+    return factor_of(c, params.dim, params.eps);
 }

@@ -106,7 +106,7 @@ pub(crate) struct RunArgs {
     /// auto (a real GPU, else the CPU), gpu (any adapter), cpu, or an adapter's number or name
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
-    /// What of a GPU the shaders use: portable or subgroup
+    /// What of a GPU the shaders use: portable, subgroup or matrix
     #[arg(long, value_name = "NAME", default_value = "portable")]
     pub(crate) tier: Tier,
     /// Which earlier tokens a token sees [default: streaming, or infini where the model carries gates for it]

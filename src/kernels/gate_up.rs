@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::activation::Activation;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, SHARE, Variant, read, uniform, write};
+use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
 
 /// Mirrors `Params` in `shaders/gate_up.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -45,7 +45,7 @@ pub const KERNEL: Kernel = Kernel {
             include_str!("../../shaders/shared/columns.wgsl"),
             include_str!("../../shaders/shared/weights.wgsl"),
             include_str!("../../shaders/shared/norm.wgsl"),
-            include_str!("../../shaders/shared/matmul.wgsl"),
+            MATMUL,
             include_str!("../../shaders/shared/exp.wgsl"),
             include_str!("../../shaders/shared/activation.wgsl"),
             include_str!("../../shaders/gate_up.wgsl"),

@@ -7,7 +7,7 @@ use super::activation::Activation;
 use super::exp::soft_cap;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, SHARE, Variant, read, uniform, write};
+use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
 
 /// Mirrors `Params` in `shaders/linear.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -51,7 +51,7 @@ pub const KERNEL: Kernel = Kernel {
             include_str!("../../shaders/shared/columns.wgsl"),
             include_str!("../../shaders/shared/weights.wgsl"),
             include_str!("../../shaders/shared/norm.wgsl"),
-            include_str!("../../shaders/shared/matmul.wgsl"),
+            MATMUL,
             include_str!("../../shaders/shared/exp.wgsl"),
             include_str!("../../shaders/shared/activation.wgsl"),
             include_str!("../../shaders/linear.wgsl"),

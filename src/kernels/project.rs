@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::matmul::{Input, Matrix, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, SHARE, Variant, read, uniform, write};
+use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
 
 /// Mirrors `Params` in `shaders/project.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -57,7 +57,7 @@ pub const KERNEL: Kernel = Kernel {
             &[
                 include_str!("../../shaders/shared/columns.wgsl"),
                 include_str!("../../shaders/shared/weights.wgsl"),
-                include_str!("../../shaders/shared/matmul.wgsl"),
+                MATMUL,
                 include_str!("../../shaders/shared/whole_input.wgsl"),
                 include_str!("../../shaders/project.wgsl"),
             ],

@@ -8,7 +8,7 @@ use super::cache::CacheType;
 use super::heads::Heads;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, SHARE, Variant, read, uniform, write};
+use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
 
 /// Mirrors `Params` in `shaders/qkv.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -70,7 +70,7 @@ pub const KERNEL: Kernel = Kernel {
             include_str!("../../shaders/shared/columns.wgsl"),
             include_str!("../../shaders/shared/weights.wgsl"),
             include_str!("../../shaders/shared/norm.wgsl"),
-            include_str!("../../shaders/shared/matmul.wgsl"),
+            MATMUL,
             include_str!("../../shaders/shared/rope.wgsl"),
             include_str!("../../shaders/shared/cache.wgsl"),
             include_str!("../../shaders/shared/heads.wgsl"),

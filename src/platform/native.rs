@@ -81,6 +81,22 @@ pub fn vectorised(work: impl Work) {
 /// Most bytes that an executor may hold in memory: the system says when there is no more.
 pub const MOST_BYTES: u64 = 1 << 62;
 
+/// The files of the tier `matrix`, of which browsers know nothing: tiles of products, and the matrices that they are made with.
+pub const MATMUL_COOP: &str = include_str!("../../shaders/shared/matmul_coop.wgsl");
+/// Of 16 rows and columns.
+pub const COOP_16: &str = include_str!("../../shaders/shared/coop_16.wgsl");
+/// Of 8.
+pub const COOP_8: &str = include_str!("../../shaders/shared/coop_8.wgsl");
+
+/// wgpu's leave to use what it calls experimental: cooperative matrices.
+pub fn experimental() -> wgpu::ExperimentalFeatures {
+    #[allow(unsafe_code, reason = "wgpu gives it in no other way")]
+    // SAFETY: no promise is asked for but to know that wgpu may be wrong there. Our shaders use matrices as its documentation says.
+    unsafe {
+        wgpu::ExperimentalFeatures::enabled()
+    }
+}
+
 /// Whether [`remember`] does.
 pub const REMEMBERS: bool = true;
 

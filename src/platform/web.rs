@@ -49,6 +49,18 @@ extern "C" {
     fn now_ms() -> f64;
 }
 
+/// Nothing: no browser has cooperative matrices.
+pub const MATMUL_COOP: &str = "";
+/// Nothing.
+pub const COOP_16: &str = "";
+/// Nothing.
+pub const COOP_8: &str = "";
+
+/// No leave: there is nothing experimental.
+pub fn experimental() -> wgpu::ExperimentalFeatures {
+    wgpu::ExperimentalFeatures::disabled()
+}
+
 /// Whether [`remember`] does.
 pub const REMEMBERS: bool = false;
 

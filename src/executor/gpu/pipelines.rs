@@ -29,7 +29,9 @@ impl Pipelines {
         let (_, module, layout) = self.modules.iter().find(|(of, _, _)| *of == composition).expect("compiled just now");
         let mut constants: Vec<_> = overrides.iter().map(|(name, value)| (*name, f64::from(*value))).collect();
         if kernel.differs(*variant, tier) {
-            constants.push(("SUBGROUP", f64::from(gpu.info().subgroup_min_size)));
+            let info = gpu.info();
+            let size = if tier == Tier::Subgroup { info.subgroup_min_size } else { info.subgroup_max_size };
+            constants.push(("SUBGROUP", f64::from(size)));
         }
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
