@@ -19,8 +19,8 @@ override FIRST_SCALES: u32 = 0u; // the same of scales
 @group(0) @binding(2) var<storage, read> quants: array<vec4<u32>>; // [rows][blocks][words / 4], see weights.wgsl
 @group(0) @binding(3) var<storage, read> scales: array<u32>; // [rows][words], see weights.wgsl
 @group(0) @binding(4) var<storage, read_write> x: array<vec4<f32>>; // [column][stride / 4], f32
-@group(0) @binding(5) var<storage, read> more_quants: array<vec4<u32>>; // the rows behind those in quants; read if FIRST_QUANTS
-@group(0) @binding(6) var<storage, read> more_scales: array<u32>; // theirs
+@group(0) @binding(5) var<storage, read> more_quants: array<vec4<u32>>; // [rows][blocks][words / 4], the rows behind those in quants; read if FIRST_QUANTS
+@group(0) @binding(6) var<storage, read> more_scales: array<u32>; // [rows][words], theirs
 
 fn quant_words(at: u32) -> vec4<u32> {
     if (FIRST_QUANTS == 0u || at < FIRST_QUANTS) {
