@@ -161,10 +161,17 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoGpu`] if the adapter gives no such device.
     pub async fn open(adapter: &wgpu::Adapter) -> Result<Self> {
+        let matrix = matrix_tier(adapter);
+        match Self::open_for(adapter, matrix).await {
+            Err(_) if matrix.is_some() => Self::open_for(adapter, None).await, // what is experimental is not needed
+            opened => opened,
+        }
+    }
+
+    async fn open_for(adapter: &wgpu::Adapter, matrix: Option<Tier>) -> Result<Self> {
         let info = adapter.get_info();
         let most = adapter.limits();
         let defaults = wgpu::Limits::defaults();
-        let matrix = matrix_tier(adapter);
         let memory = if matrix.is_some() { MATRIX_MEMORY } else { 0 };
         let required_limits = wgpu::Limits {
             max_compute_workgroup_storage_size: defaults.max_compute_workgroup_storage_size.max(memory),
