@@ -69,6 +69,16 @@ function pinnedWords({ attention, sinks, window }: Info): string {
   return sinks === 1 ? "Pinned: the first token, which only says that a text begins" : `Pinned: the first ${number(sinks)} tokens`;
 }
 
+/** Shows the pinned tokens themselves, if they say more than that a text begins. */
+export function showPinned(texts: string[]): void {
+  const cells = texts.map((text) => {
+    const cell = document.createElement("code");
+    cell.textContent = text.replaceAll("\n", "↵").trim() || "␣";
+    return cell;
+  });
+  $("pinned-tokens").replaceChildren(...cells.flatMap((cell) => [" ", cell]));
+}
+
 /** The sentence at the top of the page. */
 function sayWhatIsSeen(info: Info, capacity: number): void {
   const { attention, sinks } = info;

@@ -4,8 +4,8 @@
 // the numbers and pictures, controls.ts and models.ts what can be chosen, plain.ts the words.
 
 import bundledModel from "../../models/sinkstream-2m.gguf?url";
-import type { Progress } from "sinkstream";
-import { offerModes, showMode } from "./controls.ts";
+import type { Progress, Session } from "sinkstream";
+import { offerModes, showMode, showPinned } from "./controls.ts";
 import { Meters } from "./meters.ts";
 import { offerModels } from "./models.ts";
 import { explain, number, size } from "./plain.ts";
@@ -26,6 +26,8 @@ const [run, send, words] = [$<HTMLButtonElement>("run"), $<HTMLButtonElement>("s
 let choices: Choices;
 let source: Source = bundledModel;
 let drawing = false;
+/** Whose pinned tokens are shown. */
+let pinnedOf: Session | undefined;
 
 const view = new TextView($("text"), () => source === bundledModel);
 const writer = new Writer(view, { onState, onProgress, onLoaded, onChange, onError });
@@ -73,8 +75,19 @@ function onLoaded(): void {
   main.dataset.attention = info.attention;
   showMode(info, source === bundledModel);
   showKind(info.chat_template);
+  showPinned([]);
   meters.reset(info);
   notice(hint());
+}
+
+/** The pinned tokens of a session, once they are all there. */
+async function lookAtPinned(): Promise<void> {
+  const { session, engine } = writer;
+  const sinks = engine?.info.attention === "streaming" ? engine.info.sinks : 0;
+  if (!session || session === pinnedOf || session.pinned < sinks) return;
+  pinnedOf = session;
+  const texts = sinks > 1 ? await session.pinnedTokens().catch(() => []) : []; // it may be gone again
+  if (session === pinnedOf) showPinned(texts);
 }
 
 /** A text or a conversation; the latter only with models that have learned to. */
@@ -95,6 +108,7 @@ function onChange(): void {
   main.dataset.position = String(writer.position);
   main.dataset.evicted = String(writer.position - writer.cached);
   main.dataset.dispatches = String(writer.engine?.dispatches ?? 0);
+  void lookAtPinned();
   if (drawing) return;
   drawing = true;
   requestAnimationFrame(() => {

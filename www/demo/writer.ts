@@ -72,6 +72,10 @@ export class Writer {
     return this.#engine;
   }
 
+  get session(): Session | undefined {
+    return this.#session;
+  }
+
   /** Tokens of the text so far. */
   get position(): number {
     return this.#before + this.sessionPosition;

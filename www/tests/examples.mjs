@@ -1,12 +1,16 @@
-// The examples of the repository, as they are: a plain page and live captions.
+// The examples of the repository, as they are: a plain page, live captions, and a React app that Vite builds.
 
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { cpSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { until } from "./browsers.mjs";
+import { folders, www } from "./server.mjs";
 
 const MODEL = "/models/sinkstream-2m.gguf";
 
-export function examplesTests(setting) {
+export function examplesTests(setting, browser) {
   /** Opens an example, and checks at the end that it had nothing to complain of. */
   const open = async (address, work) => {
     const { page, complaints } = await setting.browser.open(setting.server.url + address);
@@ -39,4 +43,22 @@ export function examplesTests(setting) {
       await until(page, "an answer", () => document.querySelector("#answer").textContent.length > 20);
       await hears((await heard()) + 20);
     }));
+
+  if (browser !== "chromium") return; // the package is installed there only (install.mjs)
+  test("the React app, built by Vite, writes", async () => {
+    const folder = join(folders.installed, "react");
+    rmSync(folder, { recursive: true, force: true });
+    cpSync(join(www, "examples/react"), folder, { recursive: true });
+    mkdirSync(join(folder, "public"));
+    cpSync(join(folders.models, "sinkstream-2m.gguf"), join(folder, "public/model.gguf"));
+    // What `npm install` would put there: the packages that are here, and sinkstream as npm packs it.
+    mkdirSync(join(folder, "node_modules"));
+    for (const name of ["react", "react-dom"]) symlinkSync(join(www, "node_modules", name), join(folder, "node_modules", name));
+    symlinkSync(join(folders.installed, "node_modules/sinkstream"), join(folder, "node_modules/sinkstream"));
+    execFileSync(process.execPath, [join(www, "node_modules/vite/bin/vite.js"), "build", "--base", "./", "--logLevel", "warn", "--target", "es2022"], { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
+    await open("/installed/react/dist/", async (page) => {
+      await until(page, "text", () => document.querySelector("#root p")?.textContent.length > "Once upon a time".length + 40);
+      assert.match(await text(page, "#root"), /^Once upon a time./);
+    });
+  });
 }

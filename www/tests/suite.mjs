@@ -10,6 +10,7 @@ import { lostTests } from "./lost.mjs";
 import { memoryTests } from "./memory.mjs";
 import { packageTests } from "./package.mjs";
 import { pageLooksTests } from "./page-looks.mjs";
+import { pagePinnedTests } from "./page-pinned.mjs";
 import { pageTests } from "./page.mjs";
 import { serve } from "./server.mjs";
 import { sessionsTests } from "./sessions.mjs";
@@ -32,13 +33,14 @@ export function suite(name) {
     packageTests(setting);
     sessionsTests(setting);
     lostTests(setting);
-    examplesTests(setting);
     if (name === "chromium") {
       memoryTests(setting); // no other browser tells what JavaScript holds
       tabsTests(setting);
       installTests(setting);
     }
+    examplesTests(setting, name);
     pageTests(setting);
+    pagePinnedTests(setting);
     pageLooksTests(setting);
   });
 }
