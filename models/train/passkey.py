@@ -217,7 +217,7 @@ def main():
         state = saved["state"]
     began = time.monotonic() - state["seconds"]
     saved_at = time.monotonic()
-    sums = np.zeros(3)
+    sums = np.zeros(4)  # the last counts: a run that goes on may begin between two rows
     print(sum(q.numel() for q in model.parameters()), "parameters", flush=True)
 
     while state["step"] < a.steps:
@@ -258,9 +258,9 @@ def main():
         if segments == 1 and state["right"] > 0.9:
             state["repeat"] = min(state["repeat"] * GROWTH, repeat)
         state["seconds"] = time.monotonic() - began
-        sums += answer.item(), text.item(), hits
+        sums += answer.item(), text.item(), hits, 1
         if state["step"] % 50 == 0:
-            mean = (sums / 50).round(4).tolist()
+            mean = (sums[:3] / sums[3]).round(4).tolist()
             row = {"step": state["step"], "level": state["level"], "repeat": round(state["repeat"]),
                    "answer": mean[0], "text": mean[1], "right": mean[2],
                    "gates": [[round(g, 2) for g in b.beta.sigmoid().tolist()] for b in model.blocks],
