@@ -26,8 +26,8 @@ override FIRST_SCALES: u32 = 0u; // the same of scales
 @group(0) @binding(5) var<storage, read> scales: array<u32>; // [rows][words], see weights.wgsl
 @group(0) @binding(6) var<storage, read> bias: array<f32>; // [rows of out], f32; read if BIAS
 @group(0) @binding(7) var<storage, read_write> out: array<f32>; // [column][out_stride], f32
-@group(0) @binding(8) var<storage, read> more_quants: array<vec4<u32>>; // the rows behind those in quants; read if FIRST_QUANTS
-@group(0) @binding(9) var<storage, read> more_scales: array<u32>; // theirs
+@group(0) @binding(8) var<storage, read> more_quants: array<vec4<u32>>; // [rows][blocks][words / 4], the rows behind those in quants; read if FIRST_QUANTS
+@group(0) @binding(9) var<storage, read> more_scales: array<u32>; // [rows][words], theirs
 
 fn quant_words(at: u32) -> vec4<u32> {
     if (FIRST_QUANTS == 0u || at < FIRST_QUANTS) {
