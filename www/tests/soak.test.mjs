@@ -14,8 +14,8 @@ const DEVICE = process.env.SOAK_DEVICE ?? "cpu";
 /** Before that the window fills, lines grow to their full length, and code is compiled. Part of the whole time. */
 const WARM_UP = 0.45;
 const TIMES = Math.max(8, Math.round(2 * MINUTES));
-/** The mean of the last half of the measurements over that of the first. */
-const MOST_GROWTH = { heap: 1.02, wasm: 1.02, gpu: 1.02 };
+/** The mean of the last half of the measurements over that of the first. In a few minutes the heap is still settling: by 1.75 % in two, 0.03 % in thirty. */
+const MOST_GROWTH = { heap: MINUTES < 10 ? 1.04 : 1.02, wasm: 1.02, gpu: 1.02 };
 /** The document breathes with the length of paragraphs and words, within this. */
 const MOST_NODES = 2_500;
 const MOST_LISTENERS = 40;
