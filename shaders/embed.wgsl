@@ -11,9 +11,6 @@ struct Params {
     scale: f32,      // factor, 1 in most models
 }
 
-override FIRST_QUANTS: u32 = 0u; // words of quants that hold the first rows, if others are in more_quants; else 0
-override FIRST_SCALES: u32 = 0u; // the same of scales
-
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
 @group(0) @binding(2) var<storage, read> quants: array<vec4<u32>>; // [rows][blocks][words / 4], see weights.wgsl
@@ -21,20 +18,6 @@ override FIRST_SCALES: u32 = 0u; // the same of scales
 @group(0) @binding(4) var<storage, read_write> x: array<vec4<f32>>; // [column][stride / 4], f32
 @group(0) @binding(5) var<storage, read> more_quants: array<vec4<u32>>; // [rows][blocks][words / 4], the rows behind those in quants; read if FIRST_QUANTS
 @group(0) @binding(6) var<storage, read> more_scales: array<u32>; // [rows][words], theirs
-
-fn quant_words(at: u32) -> vec4<u32> {
-    if (FIRST_QUANTS == 0u || at < FIRST_QUANTS) {
-        return quants[at];
-    }
-    return more_quants[at - FIRST_QUANTS];
-}
-
-fn scale_word(at: u32) -> u32 {
-    if (FIRST_QUANTS == 0u || at < FIRST_SCALES) {
-        return scales[at];
-    }
-    return more_scales[at - FIRST_SCALES];
-}
 
 @compute @workgroup_size(64)
 fn embed(@builtin(global_invocation_id) id: vec3<u32>) {

@@ -15,8 +15,6 @@ struct Params {
 }
 
 override BIAS: u32; // 0 or 1
-override FIRST_QUANTS: u32 = 0u; // words of quants that hold the first rows, if others are in more_quants; else 0
-override FIRST_SCALES: u32 = 0u; // the same of scales
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
@@ -28,20 +26,6 @@ override FIRST_SCALES: u32 = 0u; // the same of scales
 @group(0) @binding(7) var<storage, read_write> out: array<f32>; // [column][out_stride], f32
 @group(0) @binding(8) var<storage, read> more_quants: array<vec4<u32>>; // [rows][blocks][words / 4], the rows behind those in quants; read if FIRST_QUANTS
 @group(0) @binding(9) var<storage, read> more_scales: array<u32>; // [rows][words], theirs
-
-fn quant_words(at: u32) -> vec4<u32> {
-    if (FIRST_QUANTS == 0u || at < FIRST_QUANTS) {
-        return quants[at];
-    }
-    return more_quants[at - FIRST_QUANTS];
-}
-
-fn scale_word(at: u32) -> u32 {
-    if (FIRST_QUANTS == 0u || at < FIRST_SCALES) {
-        return scales[at];
-    }
-    return more_scales[at - FIRST_SCALES];
-}
 
 fn load_input(column: u32, word: u32) -> vec4<f32> {
     return normed(x[column * (params.in_stride / 4u) + word], column, word, 8u * params.blocks);

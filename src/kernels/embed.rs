@@ -28,6 +28,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "embed",
     wgsl: &[
         include_str!("../../shaders/shared/columns.wgsl"),
+        include_str!("../../shaders/shared/parts.wgsl"),
         include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/embed.wgsl"),
     ],

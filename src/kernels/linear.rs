@@ -37,6 +37,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "linear",
     wgsl: &[
         include_str!("../../shaders/shared/columns.wgsl"),
+        include_str!("../../shaders/shared/parts.wgsl"),
         include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/shared/norm.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
@@ -49,6 +50,7 @@ pub const KERNEL: Kernel = Kernel {
         Variant::Tiled,
         &[
             include_str!("../../shaders/shared/columns.wgsl"),
+            include_str!("../../shaders/shared/parts.wgsl"),
             include_str!("../../shaders/shared/weights.wgsl"),
             include_str!("../../shaders/shared/norm.wgsl"),
             MATMUL,
