@@ -30,6 +30,8 @@ const environment = {
 };
 
 const rows = new Map();
+/** What failed, each with the first line of its reason: shown again at the end. */
+const failures = [];
 function count(row, passed, failed, skipped) {
   const sums = rows.get(row) ?? { passed: 0, failed: 0, skipped: 0 };
   rows.set(row, { passed: sums.passed + passed, failed: sums.failed + failed, skipped: sums.skipped + skipped });
@@ -56,13 +58,14 @@ function run(command, args, cwd = root) {
 async function check(row, command, args, cwd) {
   const { code } = await run(command, args, cwd);
   count(row, code === 0 ? 1 : 0, code === 0 ? 0 : 1, 0);
+  if (code !== 0) failures.push(`${row}: ${command} ${args.join(" ")}`);
   return code === 0;
 }
 
 /** `cargo test`, counted by test binary. */
 async function cargoTest(args) {
   const { code, output } = await run("cargo", ["test", "--release", "--locked", "--no-fail-fast", ...args, "--", "--show-output"]);
-  let failures = 0;
+  let sum = 0;
   for (const section of output.split(/^ +(?=Running |Doc-tests )/m).slice(1)) {
     const row = gpuTests.test(/^Running (\S+)/.exec(section)?.[1] ?? "") ? "native GPU" : "CPU";
     const result = /^test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored/m.exec(section);
@@ -70,9 +73,15 @@ async function cargoTest(args) {
     const unchecked = section.split(/^---- /m).filter((report) => / stdout ----\n/.test(report) && notChecked.test(report)).length;
     const [passed, failed, ignored] = result.slice(1).map(Number);
     count(row, passed - unchecked, failed, ignored + unchecked);
-    failures += failed;
+    sum += failed;
+    for (const [, name] of section.matchAll(/^test (.*) \.\.\. FAILED$/gm)) {
+      const reason = section.split(`thread '${name}' `)[1]?.split("\n").slice(0, 2).join(" ") ?? "";
+      failures.push(`${row}: ${name}: ${reason}`);
+    }
   }
-  if (code !== 0 && failures === 0) count("CPU", 0, 1, 0); // did not compile, or crashed
+  if (code === 0 || sum > 0) return;
+  count("CPU", 0, 1, 0);
+  failures.push(`cargo test ${args.join(" ")}: did not compile, or crashed`);
 }
 
 /** A file of Node's own test runner. */
@@ -80,6 +89,10 @@ async function nodeTest(row, file) {
   const { code, output } = await run(process.execPath, ["--test", "--test-reporter=tap", file], join(root, "www"));
   const number = (name) => Number(new RegExp(`^# ${name} (\\d+)$`, "m").exec(output)?.[1] ?? 0);
   const failed = number("fail") + number("cancelled");
+  for (const report of output.split(/^ *not ok \d+ - /m).slice(1)) {
+    const [error, type] = ["error", "failureType"].map((key) => new RegExp(`^ *${key}: (?:\\|-\\n *)?(.*)$`, "m").exec(report)?.[1]);
+    if (type !== "'subtestsFailed'") failures.push(`${row}: ${report.slice(0, report.indexOf("\n"))}: ${error}`);
+  }
   count(row, number("pass"), code !== 0 && failed === 0 ? 1 : failed, number("skipped") + number("todo"));
 }
 
@@ -118,6 +131,7 @@ for (const name of chosen) {
 rmSync(environment.XDG_RUNTIME_DIR, { recursive: true, force: true });
 
 console.log(`\n${times.join(", ")}\n`);
+for (const failure of failures) console.log(`FAILED ${failure}`);
 const total = { passed: 0, failed: 0, skipped: 0 };
 console.log(`${"".padEnd(12)}${"passed".padStart(8)}${"failed".padStart(8)}${"skipped".padStart(9)}`);
 for (const [name, row] of rows) {

@@ -46,7 +46,8 @@ static ALLOCATOR: Counting = Counting;
 
 /// Most tokens of a launch.
 const BURST: u32 = 16;
-/// Launches that are measured at once, so many times over: the least counts, because wgpu's lists grow now and then.
+/// Launches that are measured at once if the device is fast enough for whole bursts, so many times over: the least counts,
+/// because wgpu's lists grow now and then.
 const LAUNCHES: u32 = 8;
 const TIMES: u32 = 16;
 
@@ -63,7 +64,7 @@ async fn go_on(engine: &mut Engine, session: &mut Session, count: u32, mut look:
     generate_together(engine, &mut [part]).await.unwrap();
 }
 
-/// Least bytes that the executor alone, and wgpu below it, allocate for as many launches.
+/// Least bytes that the executor alone, and wgpu below it, allocate for a launch.
 async fn by_the_executor(model: Vec<u8>, settings: &Settings) -> u64 {
     let mut source = Source::memory("q8", model);
     let gguf = Gguf::read(&mut source).await.unwrap();
@@ -89,7 +90,7 @@ async fn by_the_executor(model: Vec<u8>, settings: &Settings) -> u64 {
             launch(&mut executor);
             executor.land(&mut ids).await.unwrap();
         }
-        least = least.min(BYTES.load(Ordering::Relaxed) - begin);
+        least = least.min((BYTES.load(Ordering::Relaxed) - begin) / u64::from(LAUNCHES));
     }
     least
 }
@@ -126,15 +127,15 @@ fn nothing_is_made_and_nothing_allocated_per_token() {
 
         let (mut bytes, counts) = (u64::MAX, engine.counts());
         for _ in 0..TIMES {
-            let begin = BYTES.load(Ordering::Relaxed);
+            let (begin, submits) = (BYTES.load(Ordering::Relaxed), engine.counts().submits);
             go_on(&mut engine, &mut session, LAUNCHES * BURST, || {}).await;
-            bytes = bytes.min(BYTES.load(Ordering::Relaxed) - begin);
+            bytes = bytes.min((BYTES.load(Ordering::Relaxed) - begin) / (engine.counts().submits - submits));
         }
         let submits = engine.counts().submits - counts.submits;
         let of_executor = by_the_executor(model, &settings).await;
-        println!("{LAUNCHES} launches of {BURST} tokens: {bytes} bytes, of which the executor and wgpu {of_executor}");
-        assert!(submits <= u64::from(TIMES * LAUNCHES) + 2, "{submits} submits");
+        println!("{submits} launches: {bytes} bytes each, of which the executor and wgpu {of_executor}");
+        assert!(submits <= u64::from(TIMES * LAUNCHES * BURST) / 4 + 2, "{submits} submits");
         // One call, of 128 tokens here, allocates two small lists.
-        assert!(bytes <= of_executor + 512, "{bytes} bytes, {of_executor} by executor and wgpu");
+        assert!(bytes <= of_executor + 64, "{bytes} bytes, {of_executor} by executor and wgpu");
     });
 }
