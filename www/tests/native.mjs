@@ -1,26 +1,37 @@
 // Decoding in Chromium on SwiftShader beside the native binary on SwiftShader's Vulkan driver: the same model and cache, in
 // turns, with the shaders' run-time checks on in both. Prints tokens per second and their ratio.
 //
-//   node www/tests/native.mjs [ROUNDS]     after `cargo build --release` and `npm run build`; SWIFTSHADER=…/vk_swiftshader_icd.json
+//   node www/tests/native.mjs [ROUNDS [LAYERS DIM FFN]]     after `cargo build --release` and `npm run build`
+//
+// The bundled model, or a llama in Q8_0 of that shape with made-up weights. SWIFTSHADER=…/vk_swiftshader_icd.json
 
 import { execFileSync } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { launch } from "./browsers.mjs";
+import { madeModel } from "./made.mjs";
 import { serve, target } from "./server.mjs";
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
-const model = "models/sinkstream-2m.gguf";
+const [rounds = 5, layers, dim, ffn] = process.argv.slice(2).map(Number);
+const isMade = ffn !== undefined;
+const model = isMade ? `made/model.gguf?layers=${layers}&dim=${dim}&ffn=${ffn}` : "models/sinkstream-2m.gguf";
+const folder = mkdtempSync(join(tmpdir(), "sinkstream-native-"));
+const file = isMade ? join(folder, "made.gguf") : join(root, model);
 const cache = { sinks: 1, window: 255 };
-const rounds = Number(process.argv[2] ?? 5);
 /** How long the browser writes in a round; as long again, before, until it runs evenly. */
-const seconds = 5;
+const seconds = isMade ? 15 : 5;
 
 const driver = process.env.SWIFTSHADER ?? "/usr/lib/chromium/vk_swiftshader_icd.json";
 if (!existsSync(driver)) throw new Error(`no SwiftShader: ${driver} does not exist, and SWIFTSHADER is not set`);
+if (isMade) {
+  const { size, read } = madeModel({ layers, dim, ffn });
+  writeFileSync(file, Buffer.concat([...read(0, size)]));
+}
 const environment = { ...process.env, VK_DRIVER_FILES: driver };
-const bench = ["bench", "--model", join(root, model), "--device", "gpu", "--sinks", cache.sinks, "--window", cache.window, "--json", "--quiet"];
+const bench = ["bench", "--model", file, "--device", "gpu", "--sinks", cache.sinks, "--window", cache.window, "--json", "--quiet"];
 
 /** Tokens per second of the native binary. */
 function native() {
@@ -83,4 +94,5 @@ try {
 } finally {
   await chromium.close();
   await server.close();
+  rmSync(folder, { recursive: true });
 }
