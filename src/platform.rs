@@ -46,6 +46,14 @@ pub trait Vectors: Copy {
         wide
     }
 
+    /// Adds products, eight by eight.
+    #[inline(always)]
+    fn add_products(self, sums: &mut [f32; 8], a: &[f32; 8], b: &[f32; 8]) {
+        for lane in 0..8 {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+
     /// Says that `words` are soon needed from number `at` on, which may lie behind their end: so many as a line of the cache holds.
     #[inline(always)]
     fn prefetch(self, _words: &[u32], _at: usize) {}

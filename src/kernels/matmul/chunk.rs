@@ -187,7 +187,7 @@ fn eighth<P: Packed, V: Vectors, const COLUMNS: usize, const AT: usize>(
     let w = weights::<P, V, AT>(vectors, blocks, all, block);
     for c in 0..COLUMNS {
         for i in 0..ROWS {
-            add_products(&mut sums[c][i], &w[i], &x[c].as_chunks().0[AT]);
+            vectors.add_products(&mut sums[c][i], &w[i], &x[c].as_chunks().0[AT]);
         }
     }
 }
