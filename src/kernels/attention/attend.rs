@@ -159,8 +159,8 @@ impl Run<'_> {
                     let mut weights = [HIDDEN; TILE];
                     let (of_sinks, of_window) = weights[..tokens.len()].split_at_mut(split);
                     let query = |sinks: usize| &queries[((2 * column + sinks) * group + head) * width..][..width];
-                    scores(query(1), &keys[sink_rows.clone()], eights, of_sinks);
-                    scores(query(0), &keys[window_rows.clone()], eights, of_window);
+                    scores(vectors, query(1), &keys[sink_rows.clone()], eights, of_sinks);
+                    scores(vectors, query(0), &keys[window_rows.clone()], eights, of_window);
                     if cap != 0.0 {
                         weights[..tokens.len()].iter_mut().for_each(|score| *score = soft_cap(*score, cap));
                     }
@@ -174,8 +174,8 @@ impl Run<'_> {
                     let sums = &mut sums[at * width..][..width];
                     sums.iter_mut().for_each(|sum| *sum *= correction);
                     let (of_sinks, of_window) = weights[..tokens.len()].split_at(split);
-                    weigh(of_sinks, &values[sink_rows.clone()], sums);
-                    weigh(of_window, &values[window_rows.clone()], sums);
+                    weigh(vectors, of_sinks, &values[sink_rows.clone()], sums);
+                    weigh(vectors, of_window, &values[window_rows.clone()], sums);
                 }
             }
         }
@@ -230,10 +230,14 @@ impl Run<'_> {
         for rows in [&mut *keys, &mut *values] {
             rows.resize((pinned.len() + recent.len()) * width, 0.0);
         }
+        let words = cache.head_dim / 2 * cache.kind.words_per_pair();
         let rows = keys.chunks_exact_mut(width).zip(values.chunks_exact_mut(width));
         for ((key, value), slot) in rows.zip(pinned.chain(recent.map(slot_of))) {
             let pair = (first + slot) * (cache.head_dim / 2);
             for (row, packed) in [(key, cache.k), (value, cache.v)] {
+                for line in (0..words).step_by(16) {
+                    vectors.prefetch(packed, (first + slot + TILE) * words + line);
+                }
                 let (row, padding) = row.split_at_mut(cache.head_dim);
                 cache.kind.load(vectors, packed, pair, row);
                 padding.fill(0.0);
@@ -244,21 +248,32 @@ impl Run<'_> {
 
 /// Query times every key in eight sums, element e in sum e mod 8.
 #[inline(always)]
-fn scores(query: &[f32], keys: &[f32], eights: &mut [[f32; LANES]], out: &mut [f32]) {
-    let query = query.as_chunks::<LANES>().0;
-    for (key, sums) in keys.chunks_exact(LANES * query.len()).zip(eights.iter_mut()) {
-        let mut total = [0.0_f32; LANES];
-        for (q, k) in query.iter().zip(key.as_chunks::<LANES>().0) {
-            for lane in 0..LANES {
-                total[lane] += q[lane] * k[lane];
-            }
-        }
-        *sums = total;
+fn scores<V: Vectors>(vectors: V, query: &[f32], keys: &[f32], eights: &mut [[f32; LANES]], out: &mut [f32]) {
+    let (query, keys) = (query.as_chunks().0, keys.as_chunks().0);
+    let (fours, rest) = eights[..out.len()].as_chunks_mut::<4>();
+    let (keys, last_keys) = keys.split_at(4 * fours.len() * query.len());
+    for (keys, sums) in keys.chunks_exact(4 * query.len()).zip(fours) {
+        *sums = sums_of(vectors, query, keys);
+    }
+    for (key, sums) in last_keys.chunks_exact(query.len()).zip(rest) {
+        [*sums] = sums_of(vectors, query, key);
     }
     // Not above: the compiler would interleave the lanes of the sums.
     for (out, sums) in out.iter_mut().zip(black_box(eights)) {
         *out = fold(*sums);
     }
+}
+
+/// The eight sums of `N` keys.
+#[inline(always)]
+fn sums_of<V: Vectors, const N: usize>(vectors: V, query: &[[f32; LANES]], keys: &[[f32; LANES]]) -> [[f32; LANES]; N] {
+    let mut sums = [[0.0; LANES]; N];
+    for (e, q) in query.iter().enumerate() {
+        for (n, sums) in sums.iter_mut().enumerate() {
+            vectors.add_products(sums, q, &keys[n * query.len() + e]);
+        }
+    }
+    sums
 }
 
 /// Scores to weights, the first `count` of which are added up; gives the factor for earlier sums (online softmax).
@@ -282,26 +297,38 @@ fn soften(scores: &mut [f32; TILE], count: usize, (maximum, sum): &mut (f32, f32
 
 /// Adds rows, weighted, to `sums`.
 #[inline(always)]
-fn weigh(weights: &[f32], rows: &[f32], sums: &mut [f32]) {
-    let width = sums.len();
-    let (blocks, rest) = sums.as_chunks_mut::<{ 4 * LANES }>();
-    for (n, block) in blocks.iter_mut().enumerate() {
-        weigh_block(weights, rows, width, n * 4 * LANES, block);
-    }
-    let begin = width - rest.len();
-    for (n, block) in rest.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        weigh_block(weights, rows, width, begin + n * LANES, block);
+fn weigh<V: Vectors>(vectors: V, weights: &[f32], rows: &[f32], sums: &mut [f32]) {
+    let width = sums.len() / LANES;
+    let (mut rest, rows) = (sums.as_chunks_mut().0, rows.as_chunks().0);
+    while !rest.is_empty() {
+        let at = width - rest.len();
+        // As many sums as stay in the registers.
+        let most = if V::REGISTERS < 16 { 4 } else { 8 };
+        rest = match most.min(rest.len()) {
+            8 => weigh_block::<V, 8>(vectors, weights, rows, width, at, rest),
+            4..8 => weigh_block::<V, 4>(vectors, weights, rows, width, at, rest),
+            _ => weigh_block::<V, 1>(vectors, weights, rows, width, at, rest),
+        };
     }
 }
 
-/// As [`weigh`], for `N` sums from `at` on, which stay in registers.
+/// As [`weigh`], for `N` eights, which are number `at` and on of a row; gives those that follow.
 #[inline(always)]
-fn weigh_block<const N: usize>(weights: &[f32], rows: &[f32], width: usize, at: usize, sums: &mut [f32; N]) {
+fn weigh_block<'a, V: Vectors, const N: usize>(
+    vectors: V,
+    weights: &[f32],
+    rows: &[[f32; LANES]],
+    width: usize,
+    at: usize,
+    sums: &'a mut [[f32; LANES]],
+) -> &'a mut [[f32; LANES]] {
+    let (sums, rest) = sums.split_first_chunk_mut::<N>().expect("so many are left");
     let mut total = *sums;
     for (weight, row) in weights.iter().zip(rows.chunks_exact(width)) {
-        for (total, value) in total.iter_mut().zip(&row[at..at + N]) {
-            *total += weight * value;
+        for (total, values) in total.iter_mut().zip(&row[at..at + N]) {
+            vectors.add_products(total, &[*weight; LANES], values);
         }
     }
     *sums = total;
+    rest
 }
