@@ -30,7 +30,7 @@ let drawing = false;
 let pinnedOf: Session | undefined;
 
 const view = new TextView($("text"), () => source === bundledModel);
-const writer = new Writer(view, { onState, onProgress, onLoaded, onChange, onError });
+const writer = new Writer(view, { onState, onProgress, onLoaded, onLeftOut, onChange, onError });
 const meters = new Meters(writer);
 
 function notice(text: string): void {
@@ -78,6 +78,11 @@ function onLoaded(): void {
   showPinned([]);
   meters.reset(info);
   notice(hint());
+}
+
+function onLeftOut(exchanges: number): void {
+  const what = exchanges === 0 ? "all of the last answer" : exchanges === 1 ? "its first question and answer" : `its first ${number(exchanges)} questions and answers`;
+  notice(`The conversation does not fit into this memory: the model no longer knows ${what}.`);
 }
 
 /** The pinned tokens of a session, once they are all there. */

@@ -88,7 +88,7 @@ export class TextView {
   /** Begins with a text that is forgotten and one that the model sees, `begin` to `end`. */
   begin(forgotten: string, seen: string, begin: number, end: number): void {
     this.clear();
-    if (forgotten) this.appendWords(forgotten, begin, begin, "model");
+    if (forgotten) this.appendWords(forgotten.slice(-FORGOTTEN_SHOWN), begin, begin, "model");
     if (seen) this.appendWords(seen, begin, end, "model");
   }
 

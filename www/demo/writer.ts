@@ -1,6 +1,7 @@
 // Who writes: an engine with one session, what it is told to do, one thing after the other, and the text that comes of it.
 
-import { Engine, type Attention, type Progress, type Session } from "sinkstream";
+import { Engine, type Attention, type Message, type Progress, type Session } from "sinkstream";
+import { BREAK, Conversation, type Exchange } from "./conversation.ts";
 import type { Choices } from "./settings.ts";
 import { pack, type Saved } from "./snapshot.ts";
 import type { TextView } from "./text.ts";
@@ -17,6 +18,8 @@ export type State = "loading" | "ready" | "writing" | "full" | "error";
 const SLOW_MS = 90;
 /** The perplexity shown is that of so many tokens. */
 const SURPRISES = 64;
+/** What a template may put around a question and its answer, in tokens. */
+const TEMPLATE_TOKENS = 16;
 /** Characters of a token, until it is known better. */
 const USUAL_LETTERS = 3.5;
 
@@ -25,6 +28,8 @@ export interface Events {
   onProgress: (progress: Progress) => void;
   /** A model is loaded. */
   onLoaded: (engine: Engine) => void;
+  /** Of a conversation that goes on, so many questions and answers do not fit into the new memory. */
+  onLeftOut: (exchanges: number) => void;
   /** Something may have to be drawn. */
   onChange: () => void;
   onError: (error: unknown) => void;
@@ -58,6 +63,7 @@ export class Writer {
   isSlow = false;
   /** Characters of the present session's text. */
   #characters = 0;
+  readonly #conversation = new Conversation();
 
   constructor(view: TextView, events: Events) {
     this.#view = view;
@@ -127,11 +133,13 @@ export class Writer {
         throw error;
       }
       this.#events.onLoaded(this.#engine);
+      let question = "";
       if (typeof beginning === "object") await this.#restore(beginning);
+      else if (beginning === "goOn" && choices.chat && !this.#conversation.isEmpty) question = await this.#talkOn(position);
       else if (beginning === "goOn" && position > 0 && !choices.chat) await this.#goOn(position, letters);
       else await this.#begin();
       this.#set("ready");
-      if (this.#goesOn && !choices.chat) this.#write("");
+      if (question || (this.#goesOn && !choices.chat)) this.#write(question);
       this.#goesOn = false;
     });
   }
@@ -183,7 +191,7 @@ export class Writer {
   }
 
   #fail(error: unknown): void {
-    if (error instanceof RangeError && /cache full/.test(error.message)) return this.#set("full");
+    if (isFull(error)) return this.#set("full");
     this.#set("error");
     this.#events.onError(error);
   }
@@ -200,6 +208,7 @@ export class Writer {
     this.#before = 0;
     this.#surprises = [];
     this.#characters = 0;
+    this.#conversation.clear();
     this.#view.clear();
     const prompt = this.#choices?.prompt;
     if (prompt) {
@@ -227,11 +236,74 @@ export class Writer {
     this.#view.restart(given, this.#before, this.position);
   }
 
+  /**
+   * Gives the model the conversation again: the newest questions with their answers that fit, in a memory that never forgets
+   * into half of it. Gives back a last question that had no answer yet.
+   */
+  async #talkOn(position: number): Promise<string> {
+    const engine = this.#engine!;
+    const { before, exchanges } = this.#conversation.find(this.#view.tail(Infinity));
+    const open = exchanges.at(-1)?.answer === "" ? exchanges.pop() : undefined;
+    const isDense = this.attention === "dense";
+    const room = isDense ? engine.info.window / 2 : engine.info.sinks + engine.info.window;
+    const counts = await this.#countTokens(exchanges);
+    let first = exchanges.length;
+    for (let sum = 0; first > 0 && (sum += counts[first - 1]!) <= room; ) first -= 1;
+    // A memory that forgets can hold the end of an answer.
+    if (!isDense) first = Math.min(first, Math.max(0, exchanges.length - 1));
+    for (this.#session = undefined; !this.#session; first += 1) {
+      const session = await this.#sessionWith(exchanges.slice(first));
+      const fits = session && (session.position <= room || (!isDense && first === exchanges.length - 1));
+      if (fits) this.#session = session;
+      else session?.destroy();
+    }
+    first -= 1;
+    const tokens = this.sessionPosition;
+    let at = (this.#before = Math.max(0, position - tokens));
+    this.#conversation.clear();
+    this.#view.begin(before, "", at, at);
+    const letters = exchanges.slice(first).reduce((sum, { question, answer }) => sum + question.length + answer.length, 0) || 1;
+    for (const [n, { question, answer }] of exchanges.entries()) {
+      const [middle, end] = [question.length, question.length + answer.length].map((length) => at + (n < first ? 0 : (length * tokens) / letters));
+      this.#showQuestion(question, at, middle!);
+      this.#view.appendWords(answer, middle!, end!, "model");
+      this.#conversation.hear(answer);
+      at = end!;
+    }
+    this.#characters = letters;
+    if (first > 0 || this.#session.evicted > 0) this.#events.onLeftOut(first);
+    return open?.question ?? "";
+  }
+
+  /** Tokens of questions with their answers, the template's as guessed. */
+  async #countTokens(exchanges: Exchange[]): Promise<number[]> {
+    const session = await this.#engine!.createSession();
+    const counts = await Promise.all(exchanges.map(({ question, answer }) => session.countTokens(question + BREAK + answer)));
+    session.destroy();
+    return counts.map((count) => count + TEMPLATE_TOKENS);
+  }
+
+  /** A session in which this was said; nothing if there is no room for it. */
+  async #sessionWith(exchanges: Exchange[]): Promise<Session | undefined> {
+    const said = ({ question, answer }: Exchange): Message[] => [
+      { role: "user", content: question },
+      { role: "assistant", content: answer },
+    ];
+    const history = exchanges.filter(({ answer }) => answer !== "").flatMap(said);
+    try {
+      return await this.#engine!.createSession({ initialPrompts: [], history });
+    } catch (error) {
+      if (isFull(error)) return undefined;
+      throw error;
+    }
+  }
+
   async #restore({ saved, session }: { saved: Saved; session: Blob }): Promise<void> {
     if (saved.model !== this.#engine!.info.model) {
       throw new RangeError(`This text was written by ${saved.model}, and ${this.#engine!.info.model} is loaded`);
     }
     this.#session = await this.#engine!.restore(session);
+    this.#conversation.clear();
     this.#before = saved.before;
     this.#characters = saved.text.length + saved.seen.length;
     this.#view.begin(saved.text, saved.seen, this.position - this.cached, this.position);
@@ -251,12 +323,10 @@ export class Writer {
   async #run(session: Session, words: string, signal: AbortSignal): Promise<void> {
     const { chat, temperature, seed } = this.#choices ?? {};
     const answer = (text: string) => this.#show(session.generate(text, { signal, temperature, seed }, false, true), signal);
-    if (words === "") return answer("");
+    if (words === "" && !(chat && this.#conversation.isEmpty)) return answer("");
     const begin = this.position;
     if (chat) {
-      const turn = begin > 0 ? `\n\n${words}` : words;
-      this.#view.appendWords(turn, begin, begin + Math.ceil(words.length / this.#letters()), "reader");
-      this.#view.append("\n\n", this.position, "model");
+      this.#showQuestion(words, begin, begin + Math.ceil(words.length / this.#letters()));
       return answer(words);
     }
     const text = begin > 0 && !/\s$/.test(this.#view.tail(1)) && !/^\s/.test(words) ? ` ${words}` : words;
@@ -266,16 +336,30 @@ export class Writer {
     await answer("");
   }
 
+  /** A question of a conversation, which lies at these positions. */
+  #showQuestion(words: string, begin: number, end: number): void {
+    const isFirst = this.#view.tail(1) === "";
+    this.#view.appendWords(isFirst ? words : BREAK + words, begin, end, "reader");
+    this.#view.append(BREAK, end, "model");
+    this.#conversation.ask(words);
+  }
+
   async #show(tokens: AsyncIterable<Token>, signal: AbortSignal): Promise<void> {
     for await (const { text, logprob } of tokens) {
       this.#view.append(text, this.position, "model");
       this.#characters += text.length;
+      this.#conversation.hear(text);
       if (logprob !== undefined && this.#surprises.push(-logprob) > SURPRISES) this.#surprises.shift();
       this.#events.onChange();
       if (this.isSlow) await new Promise((later) => setTimeout(later, SLOW_MS));
       if (document.hidden && !signal.aborted) await shown();
     }
   }
+}
+
+/** A memory that never forgets has no room left. */
+function isFull(error: unknown): boolean {
+  return error instanceof RangeError && /cache full/.test(error.message);
 }
 
 /** Until somebody looks at the page again: a text that nobody sees is not worth the power. */

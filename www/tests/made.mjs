@@ -1,4 +1,4 @@
-// Models of any size that exist nowhere: a header, and weights that are made as they are sent.
+// Models that exist nowhere: of any size, a header with weights that are made as they are sent; or a file with a chat template added.
 
 /** Bytes of a block of Q8_0: a scale in f16, 32 quants. */
 const BLOCK = 34;
@@ -74,4 +74,15 @@ export function madeModel({ layers, dim, ffn }) {
     }
   }
   return { size: header.length + offset, read };
+}
+
+/** A GGUF file with a plain chat template, in front and of a length that keeps the tensors where they are aligned. */
+export function withTemplate(file) {
+  const template = "{% for message in messages %}{{ message.role }} says: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}answer:{% endif %}";
+  const length = 8 + "tokenizer.chat_template".length + 4 + 8 + template.length;
+  const writer = new Writer().key("tokenizer.chat_template", 8, template.padEnd(template.length + ((32 - (length % 32)) % 32)));
+  const head = Buffer.from(file.subarray(0, 24));
+  head.writeBigUInt64LE(head.readBigUInt64LE(16) + 1n, 16);
+  const whole = Buffer.concat([head, ...writer.bytes, file.subarray(24)]);
+  return { size: whole.length, read: (start, end) => [whole.subarray(start, end)] };
 }

@@ -193,22 +193,8 @@ export function pageTests(setting) {
     const hidden = await page.evaluate(() => document.querySelector("#chat").hidden);
     assert.ok(hidden, "the page's own model has no template");
     await page.evaluate(async () => {
-      const file = new Uint8Array(await (await fetch("/models/sinkstream-2m.gguf")).arrayBuffer());
-      // One more entry of metadata, in front and of a length that keeps the tensors where they are aligned.
-      const key = new TextEncoder().encode("tokenizer.chat_template");
-      const template = "{% for message in messages %}{{ message.role }} says: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}answer:{% endif %}";
-      const fixed = 8 + key.length + 4 + 8;
-      const text = new TextEncoder().encode(template.padEnd(template.length + ((32 - ((fixed + template.length) % 32)) % 32)));
-      const entry = new DataView(new ArrayBuffer(fixed + text.length));
-      entry.setBigUint64(0, BigInt(key.length), true);
-      new Uint8Array(entry.buffer).set(key, 8);
-      entry.setUint32(8 + key.length, 8, true);
-      entry.setBigUint64(12 + key.length, BigInt(text.length), true);
-      new Uint8Array(entry.buffer).set(text, fixed);
-      const head = file.slice(0, 24);
-      new DataView(head.buffer).setBigUint64(16, new DataView(head.buffer).getBigUint64(16, true) + 1n, true);
       const files = new DataTransfer();
-      files.items.add(new File([head, entry.buffer, file.slice(24)], "chat.gguf"));
+      files.items.add(new File([await (await fetch("/made/chat.gguf")).blob()], "chat.gguf"));
       const input = document.querySelector("#file");
       input.files = files.files;
       input.dispatchEvent(new Event("change"));

@@ -5,7 +5,7 @@ import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { dirname, extname, join, normalize, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { madeModel } from "./made.mjs";
+import { madeModel, withTemplate } from "./made.mjs";
 
 export const www = dirname(dirname(fileURLToPath(import.meta.url)));
 const root = dirname(www);
@@ -76,8 +76,8 @@ channel.onmessage = ({ data }) => data === "how much?" && channel.postMessage({ 
  * `?noranges` answers no ranges, `?nolength` nor how long it is; `?break=N` breaks every answer off after N bytes, `?stall=N`
  * lets the first two of them hang there; `?slow` waits a second before each 64 KiB; `?longer=N` announces N bytes more than
  * there are; `?corrupt=N` turns bit 0 of byte N over; `?changes` gives every answer another version; `?status=N` answers
- * with that status. `/made/model.gguf?layers=N&dim=N&ffn=N` is a model of that shape (made.mjs). Under `/safe/` everything comes with
- * a strict content security policy. While `offline` is set, nobody is answered at all.
+ * with that status. `/made/model.gguf?layers=N&dim=N&ffn=N` is a model of that shape, `/made/chat.gguf` the bundled one with a
+ * chat template (made.mjs). Under `/safe/` everything comes with a strict content security policy. While `offline` is set, nobody is answered at all.
  */
 export async function serve() {
   /** Answered requests, for tests that count them. */
@@ -94,7 +94,8 @@ export async function serve() {
     if (folder === "made") {
       requests.push({ url: request.url, range: request.headers.range });
       const shape = Object.fromEntries([...searchParams].map(([name, value]) => [name, Number(value)]));
-      return void answer(madeModel(shape), request, response, searchParams, stalls);
+      const model = rest[0] === "chat.gguf" ? withTemplate(readFileSync(join(folders.models, "sinkstream-2m.gguf"))) : madeModel(shape);
+      return void answer(model, request, response, searchParams, stalls);
     }
     if (pathname === "/favicon.ico") return void response.writeHead(204).end();
     let file = folders[folder] && join(folders[folder], ...rest);

@@ -11,6 +11,7 @@ import { memoryTests } from "./memory.mjs";
 import { packageTests } from "./package.mjs";
 import { pageLooksTests } from "./page-looks.mjs";
 import { pagePinnedTests } from "./page-pinned.mjs";
+import { pageTalksTests } from "./page-talks.mjs";
 import { pageTests } from "./page.mjs";
 import { serve } from "./server.mjs";
 import { sessionsTests } from "./sessions.mjs";
@@ -41,6 +42,7 @@ export function suite(name) {
     examplesTests(setting, name);
     pageTests(setting);
     pagePinnedTests(setting);
+    pageTalksTests(setting);
     pageLooksTests(setting);
   });
 }
