@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { until } from "./browsers.mjs";
-import { state } from "./page.mjs";
+import { click, state } from "./page.mjs";
 
 const MODEL = "/made/chat.gguf";
 const ROOM = 256;
@@ -37,7 +37,7 @@ export function pageTalksTests(setting) {
     await pause(page);
   };
   const switchTo = async (page, mode) => {
-    await page.evaluate((mode) => document.querySelector(`input[value=${mode}]`).click(), mode);
+    await click(page, `input[value=${mode}]`);
     await until(page, `the mode ${mode}`, (mode) => document.querySelector("main").dataset.attention === mode, mode);
   };
 
@@ -50,14 +50,12 @@ export function pageTalksTests(setting) {
         return postMessage.call(this, message, ...rest);
       };
     });
-  /** Not by its place, which other parts of the page may move. */
-  const slow = (page) => page.evaluate(() => document.querySelector("#slow").click());
   const squash = (text) => text.replace(/\s+/g, "");
 
   test("a conversation goes on in another mode: the model is given what was said", async () => {
     const { page, complaints } = await open(`&sinks=1&window=${ROOM - 2}`);
     await state(page, "ready");
-    await slow(page); // so that a pause comes in time
+    await click(page, "#slow"); // so that a pause comes in time
     await say(page, "Good morning to you");
     const before = await looks(page);
     await listen(page);
@@ -97,7 +95,7 @@ export function pageTalksTests(setting) {
   test("a conversation that does not fit into the new memory is told of, and goes on without its beginning", async () => {
     const { page, complaints } = await open(`&sinks=1&window=${2 * ROOM - 2}`);
     await state(page, "ready");
-    await slow(page);
+    await click(page, "#slow");
     // Three questions of some 60 tokens into a memory of 128.
     const questions = ["Who is there", "What is it", "And what now"].map((question) => `${question}, I asked, ${"and then I asked once more, ".repeat(6)}and so on.`);
     for (const question of questions) await say(page, question, 20);

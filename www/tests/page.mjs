@@ -17,7 +17,8 @@ export const state = async (page, wanted, ms = 240_000) => {
 export const past = (page, position) =>
   until(page, `position ${position}`, (position) => Number(document.querySelector("main").dataset.position) > position, position, 240_000);
 /** Not by its place: the text that grows beside it may move it while a pointer is on its way. */
-const run = (page) => page.evaluate(() => document.querySelector("#run").click());
+export const click = (page, selector) => page.evaluate((selector) => document.querySelector(selector).click(), selector);
+const run = (page) => click(page, "#run");
 const pause = async (page) => {
   await run(page);
   await state(page, "ready");
@@ -61,7 +62,7 @@ export function pageTests(setting) {
       await new Promise((later) => setTimeout(later, 700));
       assert.deepEqual(await shown(page), stopped, "nothing moves while it is paused");
 
-      await page.click("#slow"); // so that what was there is still there when it is looked at
+      await click(page, "#slow"); // so that what was there is still there when it is looked at
       await run(page);
       await past(page, Number(stopped.position) + 5);
       await pause(page);
@@ -103,7 +104,7 @@ export function pageTests(setting) {
   test("words can be put into the text at any time", async () => {
     const { page, complaints } = await open(`?device=cpu&window=60`);
     await past(page, 30);
-    await page.evaluate(() => document.querySelector("#slow").click()); // so that nothing leaves the page before it is looked at
+    await click(page, "#slow"); // so that nothing leaves the page before it is looked at
     await page.type("#words", "Suddenly a dragon flew in.");
     await page.keyboard.press("Enter");
     await until(page, `the words in the text, and more behind them`, () => {
@@ -122,7 +123,7 @@ export function pageTests(setting) {
     const { page, complaints } = await open(`?device=cpu&window=8`);
     await state(page, "writing");
     await page.evaluate(() => (document.querySelector("#words").value = "word ".repeat(5_000)));
-    await page.click("#send");
+    await click(page, "#send");
     await past(page, 5_000);
     await pause(page);
     await new Promise((later) => setTimeout(later, 200)); // a frame
@@ -137,7 +138,7 @@ export function pageTests(setting) {
   test("another mode goes on with the same text; dense gets full and says so; the address shows the choice", async () => {
     const { page, complaints } = await open(`?device=cpu&window=40`);
     await past(page, 80);
-    await page.click("[value=window] + span");
+    await click(page, "[value=window] + span");
     await until(page, "window mode", () => document.querySelector("main").dataset.attention === "window" && document.querySelector("main").dataset.state === "writing");
     assert.ok((await page.evaluate(() => location.search)).includes("attention=window"));
     const { position, evicted } = await shown(page);
@@ -146,7 +147,7 @@ export function pageTests(setting) {
     assert.match(await words(page, "#mode-words"), /dropped/);
     await past(page, Number(position) + 20);
 
-    await page.click("[value=streaming] + span");
+    await click(page, "[value=streaming] + span");
     await until(page, "streaming mode", () => document.querySelector("main").dataset.attention === "streaming" && document.querySelector("main").dataset.state === "writing");
     await page.evaluate(() => {
       const sinks = document.querySelector("#sinks");
@@ -176,7 +177,7 @@ export function pageTests(setting) {
     };
     await past(page, 300);
     const pinned = await perplexity();
-    await page.click("[value=window] + span");
+    await click(page, "[value=window] + span");
     await until(page, "window mode", () => document.querySelector("main").dataset.attention === "window" && document.querySelector("main").dataset.state === "writing");
     await past(page, Number((await shown(page)).position) + 300);
     const dropped = await perplexity();
@@ -200,7 +201,7 @@ export function pageTests(setting) {
       input.dispatchEvent(new Event("change"));
     });
     await until(page, "the model with a template", () => !document.querySelector("#chat").hidden && document.querySelector("main").dataset.state === "writing");
-    await page.click("#chat");
+    await click(page, "#chat");
     await until(page, "the conversation", () => document.querySelector("#chat").ariaPressed === "true" && document.querySelector("main").dataset.state === "ready");
     assert.equal(await words(page, "#words-label"), "Say something");
     await page.type("#words", "Good morning to you");
@@ -219,7 +220,7 @@ export function pageTests(setting) {
   test("a model of the visitor's own: chosen, from an address, or a clear error", async () => {
     const { page, complaints } = await open(`?device=cpu&window=40`);
     await past(page, 20);
-    await page.click("#choose");
+    await click(page, "#choose");
     await page.evaluate(async () => {
       const model = await (await fetch("/models/streameval.gguf")).blob();
       const files = new DataTransfer();
@@ -229,21 +230,21 @@ export function pageTests(setting) {
       input.dispatchEvent(new Event("change"));
     });
     await until(page, "the other model", () => /streameval/i.test(document.querySelector("#model").textContent) && document.querySelector("main").dataset.state === "writing");
-    await page.click("#choose");
+    await click(page, "#choose");
     await page.type("#address", `${setting.server.url}/models/missing.gguf`);
-    await page.click("#address-send");
+    await click(page, "#address-send");
     await until(page, "an error", () => /could not be fetched: .*missing\.gguf.*404/s.test(document.querySelector("#plan").textContent));
     await page.evaluate((address) => {
       const input = document.querySelector("#address");
       input.value = address;
       input.dispatchEvent(new Event("input"));
     }, `${setting.server.url}/models/sinkstream-2m.gguf`);
-    await page.click("#address-send");
+    await click(page, "#address-send");
     await until(page, "what it needs", () => /sinkstream-2m: a download of 2\.9 MB, then [\d.]+ MB of memory/.test(document.querySelector("#plan").textContent));
-    await page.click("#address-send");
+    await click(page, "#address-send");
     await until(page, "the model from there", () => location.search.includes("model=http") && document.querySelector("main").dataset.state === "writing");
-    await page.click("#choose");
-    await page.click("#bundled");
+    await click(page, "#choose");
+    await click(page, "#bundled");
     await state(page, "writing");
     assert.match(await words(page, "#model"), /sinkstream/);
     assert.deepEqual(complaints.filter((text) => !/404/.test(text)), []);
@@ -277,7 +278,7 @@ export function pageTests(setting) {
     await past(page, 100);
     await pause(page);
     const before = await shown(page);
-    await page.click("#slow"); // so that what was there is still there when it is looked at
+    await click(page, "#slow"); // so that what was there is still there when it is looked at
     await page.evaluate(() => {
       const click = HTMLAnchorElement.prototype.click;
       window.saved = new Promise((resolve) => {
