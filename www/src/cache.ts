@@ -1,8 +1,8 @@
 // Downloads that stay: a folder of parts for each address, in the browser's private file system (OPFS).
 //
-// `sinkstream/HASH-OF-ADDRESS/manifest.json` says what the file is; each part is a file of its own, `INDEX.SHA-256`. A
-// file appears there whole or not at all, and what does not hash to its name is thrown away: whatever breaks a download
-// off, the rest of it can be used.
+// `sinkstream/HASH-OF-ADDRESS/manifest.json` says what the file is; each part is a file of its own, `INDEX.SHA-256`. One
+// counts when it has the length that its part must have: a page that closes while it writes leaves an empty file behind, or a
+// shorter one. What does not hash to its name is thrown away. So whatever breaks a download off, the rest of it can be used.
 
 import type { Version } from "./http.js";
 
@@ -105,10 +105,20 @@ async function readManifest(folder: FileSystemDirectoryHandle): Promise<Manifest
   }
 }
 
-/** Names of the parts that are there. */
-async function partsIn(folder: FileSystemDirectoryHandle): Promise<Map<number, string>> {
+/** Bytes of a part: of the last one, which may be shorter, only once the size of the file is known. */
+function partLength({ size, partBytes }: Manifest, index: number): number {
+  return Math.min(partBytes, (size ?? Infinity) - index * partBytes);
+}
+
+/** Names of the parts that are wholly there. */
+async function partsIn(folder: FileSystemDirectoryHandle, manifest: Manifest | undefined): Promise<Map<number, string>> {
   const parts = new Map<number, string>();
-  for await (const name of folder.keys()) if (/^\d+\.[0-9a-f]{64}$/.test(name)) parts.set(Number.parseInt(name), name);
+  for await (const [name, file] of folder.entries()) {
+    if (!manifest || file.kind !== "file" || !/^\d+\.[0-9a-f]{64}$/.test(name)) continue;
+    const index = Number.parseInt(name);
+    const length = await file.getFile().then(({ size }) => size, () => -1); // it may be gone by now
+    if (length === partLength(manifest, index)) parts.set(index, name);
+  }
   return parts;
 }
 
@@ -142,7 +152,8 @@ export class CacheEntry {
       const release = await lock(`${FOLDER}/${name}`, mode, signal, onWait);
       try {
         const folder = await all.getDirectoryHandle(name, { create: true });
-        const [manifest, parts] = [await readManifest(folder), await partsIn(folder)];
+        const manifest = await readManifest(folder);
+        const parts = await partsIn(folder, manifest);
         const isWhole = manifest !== undefined && isComplete(manifest, parts);
         if (isWhole || mode === "exclusive") {
           return new CacheEntry(folder, manifest, parts, () => all.removeEntry(name, { recursive: true }), release);
@@ -237,11 +248,11 @@ export async function listCached(): Promise<CachedModel[]> {
   if (!all) return models;
   for await (const folder of all.values()) {
     if (folder.kind !== "directory") continue;
-    const [manifest, parts] = [await readManifest(folder), await partsIn(folder)];
+    const manifest = await readManifest(folder);
     if (!manifest) continue;
-    const { url, size, partBytes, sha256 } = manifest;
-    const lengths = [...parts.keys()].map((index) => Math.min(partBytes, (size ?? Infinity) - index * partBytes));
-    const stored = lengths.reduce((sum, length) => sum + length, 0);
+    const { url, size, sha256 } = manifest;
+    const parts = await partsIn(folder, manifest);
+    const stored = [...parts.keys()].reduce((sum, index) => sum + partLength(manifest, index), 0);
     models.push({ url, size: size ?? undefined, stored, complete: isComplete(manifest, parts), sha256: sha256 ?? undefined });
   }
   return models;

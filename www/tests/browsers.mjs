@@ -56,7 +56,7 @@ export async function launch(name, { webgpu = true } = {}) {
       const complaints = [];
       page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
       page.on("pageerror", (error) => complaints.push(String(error)));
-      await page.goto(url);
+      await page.goto(url, { timeout: 120_000 });
       return { page, complaints };
     },
   };

@@ -74,15 +74,16 @@ channel.onmessage = ({ data }) => data === "how much?" && channel.postMessage({ 
  * Serves until closed; what is there only as `.xz` is unpacked. In the address of a file:
  *
  * `?noranges` answers no ranges, `?nolength` nor how long it is; `?break=N` breaks every answer off after N bytes, `?stall=N`
- * lets the first two of them hang there; `?slow` waits a second before each 64 KiB; `?longer=N` announces N bytes more than
- * there are; `?corrupt=N` turns bit 0 of byte N over; `?changes` gives every answer another version; `?status=N` answers
- * with that status. `/made/model.gguf?layers=N&dim=N&ffn=N` is a model of that shape, `/made/chat.gguf` the bundled one with a
- * chat template (made.mjs). Under `/safe/` everything comes with a strict content security policy. While `offline` is set, nobody is answered at all.
+ * lets the first two of them hang there; `?hold=N` keeps what is behind byte N back as long as `state.holds`; `?slow` waits
+ * a second before each 64 KiB; `?longer=N` announces N bytes more than there are; `?corrupt=N` turns bit 0 of byte N over;
+ * `?changes` gives every answer another version; `?status=N` answers with that status. `/made/model.gguf?layers=N&dim=N&ffn=N`
+ * is a model of that shape, `/made/chat.gguf` the bundled one with a chat template (made.mjs). Under `/safe/` everything comes
+ * with a strict content security policy. While `offline` is set, nobody is answered at all.
  */
 export async function serve() {
   /** Answered requests, for tests that count them. */
   const requests = [];
-  const state = { offline: false };
+  const state = { offline: false, holds: false };
   const stalls = new Map();
   const server = createServer((request, response) => {
     if (state.offline) return void request.socket.destroy();
@@ -95,7 +96,7 @@ export async function serve() {
       requests.push({ url: request.url, range: request.headers.range });
       const shape = Object.fromEntries([...searchParams].map(([name, value]) => [name, Number(value)]));
       const model = rest[0] === "chat.gguf" ? withTemplate(readFileSync(join(folders.models, "sinkstream-2m.gguf"))) : madeModel(shape);
-      return void answer(model, request, response, searchParams, stalls);
+      return void answer(model, request, response, searchParams, stalls, state);
     }
     if (pathname === "/favicon.ico") return void response.writeHead(204).end();
     let file = folders[folder] && join(folders[folder], ...rest);
@@ -110,7 +111,7 @@ export async function serve() {
     response.setHeader("cache-control", "no-store");
     if (folder === "counted" && /worker-.*\.js$/.test(file)) return void response.end(counter + readFileSync(file, "utf8"));
     const read = (start, end) => createReadStream(file, { start, end: end - 1, highWaterMark: 65536 });
-    answer({ size: statSync(file).size, read }, request, response, searchParams, stalls);
+    answer({ size: statSync(file).size, read }, request, response, searchParams, stalls, state);
   });
   await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
   const close = () =>
@@ -124,7 +125,7 @@ export async function serve() {
 /** What a page may do that wants to be safe: its own scripts, WebAssembly, no eval. */
 const CSP = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src data:";
 
-async function answer({ size, read }, request, response, faults, stalls) {
+async function answer({ size, read }, request, response, faults, stalls, state) {
   const number = (name) => Number(faults.get(name) ?? 0);
   const announced = size + number("longer");
   response.setHeader("etag", faults.has("changes") ? `"${Math.random()}"` : `"${size}"`);
@@ -142,10 +143,11 @@ async function answer({ size, read }, request, response, faults, stalls) {
   const brokenAt = faults.has("break") ? start + number("break") : Infinity;
   const seen = stalls.get(request.url) ?? 0;
   const stallAt = faults.has("stall") && seen < 2 ? start + number("stall") : Infinity;
-  const stop = Math.min(end, brokenAt, stallAt);
+  const heldAt = faults.has("hold") && state.holds ? Math.max(start, number("hold")) : Infinity;
+  const stop = Math.min(end, brokenAt, stallAt, heldAt);
   if (stop === stallAt) stalls.set(request.url, seen + 1);
   let position = start;
-  for await (const chunk of read(start, stop)) {
+  for await (const chunk of stop > start ? read(start, stop) : []) {
     const corrupt = faults.has("corrupt") ? number("corrupt") - position : -1;
     if (corrupt >= 0 && corrupt < chunk.length) chunk[corrupt] ^= 1;
     position += chunk.length;
@@ -153,7 +155,7 @@ async function answer({ size, read }, request, response, faults, stalls) {
     if (response.destroyed) return;
     await new Promise((written) => response.write(chunk, written));
   }
-  if (stop === stallAt) return; // it hangs
+  if (stop === stallAt || stop === heldAt) return; // it hangs
   if (stop === promised) return void response.end();
   await pause(50);
   response.destroy();
