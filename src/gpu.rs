@@ -99,7 +99,8 @@ const FEATURES: [(&str, wgpu::Features); 4] = [
     ("cooperative-matrix", wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
 ];
 
-/// An open device. Clones share it, and what was compiled for it.
+/// An open device. Clones share it, and what was compiled for it; with the last of them it goes, and all memory that was taken on
+/// it is free again: a browser would wait until it collects the buffers.
 #[derive(Clone, Debug)]
 pub struct Gpu {
     pub(crate) device: wgpu::Device,

@@ -147,6 +147,7 @@ async function answer({ size, read }, request, response, faults, stalls, state) 
   const stop = Math.min(end, brokenAt, stallAt, heldAt);
   if (stop === stallAt) stalls.set(request.url, seen + 1);
   let position = start;
+  response.flushHeaders();
   for await (const chunk of stop > start ? read(start, stop) : []) {
     const corrupt = faults.has("corrupt") ? number("corrupt") - position : -1;
     if (corrupt >= 0 && corrupt < chunk.length) chunk[corrupt] ^= 1;
@@ -155,7 +156,7 @@ async function answer({ size, read }, request, response, faults, stalls, state) 
     if (response.destroyed) return;
     await new Promise((written) => response.write(chunk, written));
   }
-  if (stop === stallAt || stop === heldAt) return; // it hangs
+  if (stop === stallAt || (stop === heldAt && stop < end)) return; // it hangs
   if (stop === promised) return void response.end();
   await pause(50);
   response.destroy();
