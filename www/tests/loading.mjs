@@ -136,6 +136,7 @@ export function loadingTests(setting) {
     const seen = await inPage(
       setting,
       async ({ Engine, DownloadError }, { model, SHA256 }, { failure }) => {
+        await Engine.deleteCached();
         const load = (query, options) => failure(Engine.load({ model: model + query, device: "cpu", ...options }));
         const isClass = await Engine.load({ model: `${model}?corrupt=2000000`, device: "cpu", sha256: SHA256 }).catch((error) => error instanceof DownloadError);
         const corrupt = await load("?corrupt=2000000", { sha256: SHA256 });
