@@ -186,19 +186,25 @@ impl Engine {
     /// they are used, each from the ids that it remembers.
     ///
     /// # Errors
-    /// The error itself if it is another, or the model came from a stream that cannot be read again; what goes wrong.
+    /// The error itself if it is another, or the model came from a stream that cannot be read again; [`Error::DeviceLost`] with
+    /// what goes wrong. The next call tries again.
     pub(crate) async fn recover_from(&mut self, error: Error) -> Result<()> {
-        let (Error::DeviceLost(_), Executor::Gpu(lost), Some(source)) = (&error, &self.executor, &mut self.source)
+        let (Error::DeviceLost(reason), Executor::Gpu(lost), Some(source)) = (&error, &self.executor, &mut self.source)
         else {
             return Err(error);
         };
-        let gpu = lost.gpu().reopen().await?;
-        let (config, _, mut model) =
-            lay_out(&self.gguf, &self.settings, self.settings.tuning_on(Some(&gpu)), binding_bytes(Some(&gpu)))?;
-        let plans = std::mem::take(&mut model.plans);
-        let mut executor = Executor::new(Some(gpu), &model.buffers, plans, None).await?;
-        model.load(&config, source, &mut executor, &mut |_| {}).await?;
-        (self.model, self.executor) = (model, executor);
+        lost.gpu().destroy(); // it may have been lost because it holds too much
+        let replace = async {
+            let gpu = lost.gpu().reopen().await?;
+            let (config, _, mut model) =
+                lay_out(&self.gguf, &self.settings, self.settings.tuning_on(Some(&gpu)), binding_bytes(Some(&gpu)))?;
+            let plans = std::mem::take(&mut model.plans);
+            let mut executor = Executor::new(Some(gpu), &model.buffers, plans, None).await?;
+            model.load(&config, source, &mut executor, &mut |_| {}).await?;
+            Ok((model, executor))
+        };
+        let failed = |why: Error| Error::DeviceLost(format!("{reason}, and could not be replaced: {why}"));
+        (self.model, self.executor) = replace.await.map_err(failed)?;
         self.lanes.forget();
         self.recoveries += 1;
         Ok(())

@@ -99,8 +99,7 @@ const FEATURES: [(&str, wgpu::Features); 4] = [
     ("cooperative-matrix", wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
 ];
 
-/// An open device. Clones share it, and what was compiled for it; with the last of them it goes, and all memory that was taken on
-/// it is free again: a browser would wait until it collects the buffers.
+/// An open device. Clones share it, and what was compiled for it.
 #[derive(Clone, Debug)]
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
@@ -111,12 +110,24 @@ pub struct Gpu {
     matrix: Option<Tier>,
     pub(crate) pipelines: Arc<Mutex<Pipelines>>,
     faults: Arc<Mutex<Faults>>,
+    /// If it was opened here.
+    _opened: Option<Arc<Opened>>,
+}
+
+/// Gives a device up with the last of its users: a browser would free its buffers only when it collects them.
+#[derive(Debug)]
+struct Opened(wgpu::Device);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.destroy();
+    }
 }
 
 /// What went wrong behind our back.
 #[derive(Debug, Default)]
 struct Faults {
-    /// Why the device was lost.
+    /// Why the device was lost, or is as good as lost.
     lost: Option<String>,
     /// The first error outside every error scope.
     error: Option<String>,
@@ -199,7 +210,8 @@ impl Gpu {
         };
         let opened = adapter.request_device(&descriptor).await;
         let (device, queue) = opened.map_err(|error| Error::NoGpu(format!("{}: {error}", info.name)))?;
-        Ok(Self { matrix, ..Self::new(device, queue, info) })
+        let _opened = Some(Arc::new(Opened(device.clone())));
+        Ok(Self { matrix, _opened, ..Self::new(device, queue, info) })
     }
 
     /// The same adapter with a new device, after this one was lost.
@@ -220,14 +232,19 @@ impl Gpu {
         let seen = Arc::clone(&faults);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             let mut faults = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            faults.error.get_or_insert_with(|| error.to_string());
+            let fault = match error {
+                // Something that was asked for is not there, and what needed it was not done.
+                wgpu::Error::OutOfMemory { .. } => &mut faults.lost,
+                _ => &mut faults.error,
+            };
+            fault.get_or_insert_with(|| error.to_string());
         }));
         let seen = Arc::clone(&faults);
         device.set_device_lost_callback(move |reason, message| {
             let mut faults = seen.lock().unwrap_or_else(PoisonError::into_inner);
             faults.lost.get_or_insert_with(|| format!("{reason:?} {message}"));
         });
-        Self { device, queue, info, tier: Tier::default(), matrix: None, pipelines: Arc::default(), faults }
+        Self { device, queue, info, tier: Tier::default(), matrix: None, pipelines: Arc::default(), faults, _opened: None }
     }
 
     /// The same device in another tier, with pipelines of its own.

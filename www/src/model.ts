@@ -165,7 +165,7 @@ export class Model {
         return await work(this.#engine);
       } finally {
         const { dispatches, recoveries, bytes } = this.#engine;
-        if (recoveries > this.#counts.recoveries) this.#weights.rest();
+        this.#weights.rest(); // it may have read them once more
         this.#counts = { dispatches, recoveries, wasm_bytes: this.#memory.buffer.byteLength, executor_bytes: bytes };
       }
     });

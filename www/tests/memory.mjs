@@ -1,5 +1,5 @@
 // What loading takes: a model of hundreds of megabytes goes to the GPU through little memory, and one that is too large for
-// the device is refused in plain words, and takes nothing with it.
+// the device is refused in plain words, and takes nothing with it. What happens when a device runs out of memory.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -83,5 +83,119 @@ export function memoryTests(setting) {
     assert.deepEqual([seen.text, seen.recoveries], [seen.whole, 0]);
     const bytes = setting.server.requests.slice(since).filter(({ url }) => url === model).map(({ range }) => range);
     assert.ok(bytes.length <= 5, `no more than what was read ahead of the header: ${bytes}`);
+  });
+
+  /**
+   * Runs `work` in a page as `inPage`, with the device's memory in hand: `held()` bytes of buffers that nobody has given back,
+   * `fill(label)` leaves no memory for a buffer with that label, `exhaust()` asks the newest device for too much.
+   * The refusals are the browser's own: SwiftShader has not what it says that a buffer may have.
+   */
+  const onDevice = (work, argument) =>
+    inPage(
+      setting,
+      async (sinkstream, { work, argument }, helpers) => {
+        const [devices, bytesOf] = [[], new Map()];
+        let full;
+        const { createBuffer, destroy } = GPUDevice.prototype;
+        const { requestDevice } = GPUAdapter.prototype;
+        GPUAdapter.prototype.requestDevice = async function (descriptor) {
+          const device = await requestDevice.call(this, descriptor);
+          devices.push(device);
+          return device;
+        };
+        GPUDevice.prototype.createBuffer = function (descriptor) {
+          const isFull = full !== undefined && descriptor.label === full;
+          const { label, usage, mappedAtCreation } = descriptor;
+          const buffer = createBuffer.call(this, { label, usage, mappedAtCreation, size: isFull ? this.limits.maxBufferSize : descriptor.size });
+          if (!isFull) bytesOf.set(buffer, { device: this, size: descriptor.size });
+          return buffer;
+        };
+        GPUDevice.prototype.destroy = function () {
+          for (const [buffer, { device }] of bytesOf) if (device === this) bytesOf.delete(buffer);
+          return destroy.call(this);
+        };
+        const device = {
+          held: () => [...bytesOf.values()].reduce((sum, { size }) => sum + size, 0),
+          fill: (label) => (full = label),
+          exhaust: () => createBuffer.call(devices.at(-1), { size: devices.at(-1).limits.maxBufferSize, usage: GPUBufferUsage.STORAGE }),
+        };
+        return await (0, eval)(`(${work})`)(sinkstream, argument, helpers, device);
+      },
+      { work: work.toString(), argument },
+    );
+
+  test("a device whose memory runs out while it loads: one clear error, its buffers are given back, what runs goes on, and a smaller model loads", async () => {
+    const seen = await onDevice(
+      async ({ Engine }, { small, large }, { failure, pause }, device) => {
+        const setup = { device: "gpu", sinks: 2, window: 29, worker: false };
+        const greedy = { temperature: 0, maxTokens: 12 };
+        const engine = await Engine.load({ ...setup, model: small });
+        const whole = await (await engine.createSession()).prompt("It was", { temperature: 0, maxTokens: 24 });
+        const session = await engine.createSession();
+        const first = await session.prompt("It was", greedy);
+        const before = device.held();
+        device.fill("blk.9.ffn_down");
+        let most = 0;
+        const looking = setInterval(() => (most = Math.max(most, device.held())), 1);
+        const error = await failure(Engine.load({ ...setup, model: large, cache: "none" }));
+        clearInterval(looking);
+        const left = device.held() - before;
+        const rest = await session.prompt("", greedy);
+        const { recoveries } = engine;
+        const again = await Engine.load({ ...setup, model: small });
+        const anew = await (await again.createSession()).prompt("It was", { temperature: 0, maxTokens: 24 });
+        for (const each of [again, engine]) await each.destroy();
+        for (let n = 0; n < 100 && device.held() > 0; n++) await pause(50);
+        return { whole, text: first + rest, anew, error, recoveries, most, left, end: device.held() };
+      },
+      { small: SMALL, large: LARGE },
+    );
+    assert.match(seen.error, /^RangeError: does not fit the device: \d+ bytes of buffers: Out of Memory/);
+    assert.deepEqual([seen.text, seen.anew, seen.recoveries], [seen.whole, seen.whole, 0]);
+    assert.ok(seen.most > LARGE_BYTES, `${seen.most} bytes`);
+    assert.deepEqual([seen.left, seen.end], [0, 0], "bytes that are still there of the model that did not fit, and when all is destroyed");
+  });
+
+  test("a device whose memory runs out in mid-stream is replaced; as long as there is no room for that, it is a DeviceLostError", async () => {
+    const seen = await onDevice(
+      async ({ Engine, DeviceLostError }, model, _, device) => {
+        const engine = await Engine.load({ model, device: "gpu", sinks: 2, window: 21, worker: false });
+        const held = device.held();
+        const write = async (session, maxTokens, exhausted) => {
+          let [text, pieces] = ["", 0];
+          for await (const piece of session.promptStreaming("", { temperature: 0, maxTokens })) {
+            text += piece;
+            if (++pieces === exhausted) device.exhaust();
+          }
+          return text;
+        };
+        const begin = async () => {
+          const session = await engine.createSession();
+          await session.append("One morning the");
+          return session;
+        };
+        const whole = await write(await begin(), 120);
+        const session = await begin();
+        let torn = await write(session, 60, 30);
+        const { recoveries } = engine;
+        device.fill("blk.1.ffn_down");
+        device.exhaust();
+        const error = await write(session, 60).catch((error) => error);
+        const { position } = session;
+        device.fill(undefined);
+        torn += await write(session, 60);
+        const end = { position: session.position, recoveries: engine.recoveries, held: device.held() };
+        await engine.destroy();
+        return { whole, torn, recoveries, isClass: error instanceof DeviceLostError, message: String(error.message ?? error), position, end, held };
+      },
+      SMALL,
+    );
+    assert.ok(seen.whole.length > 60);
+    assert.equal(seen.recoveries, 1);
+    assert.ok(seen.isClass, seen.message);
+    assert.match(seen.message, /Out of Memory.*could not be replaced: does not fit the device: \d+ bytes of buffers/);
+    assert.equal(seen.torn, seen.whole);
+    assert.equal(seen.end.position - seen.position, 60, "what failed has added nothing");
+    assert.deepEqual([seen.end.recoveries, seen.end.held], [2, seen.held], "the device that was given up holds nothing");
   });
 }

@@ -22,6 +22,7 @@ export const folders = {
   checks: join(target, "checks"),
   installed: join(target, "installed"),
   examples: join(www, "examples"),
+  tallied: join(www, "dist"),
   golden: join(root, "tests/golden"),
   models: join(root, "models"),
   shared: sharedData,
@@ -35,9 +36,10 @@ const types = {
   ".json": "application/json",
 };
 
-/** Goes before the worker's script under `/counted/`: counts the real calls and bytes, and tells whoever asks. */
+/** Goes before the workers' scripts under `/counted/` and `/tallied/`: counts the real calls and bytes, and tells whoever asks. */
 const counter = `
-let [dispatches, gpu, memory] = [0, 0, undefined];
+let [dispatches, memory] = [0, undefined];
+const held = new Map(); // buffers that nobody has given back, with their devices
 const encoder = globalThis.GPUComputePassEncoder?.prototype;
 if (encoder) {
   const dispatch = encoder.dispatchWorkgroups;
@@ -47,15 +49,18 @@ if (encoder) {
   };
   const create = GPUDevice.prototype.createBuffer;
   GPUDevice.prototype.createBuffer = function (descriptor) {
-    gpu += descriptor.size;
-    return create.call(this, descriptor);
+    const buffer = create.call(this, descriptor);
+    held.set(buffer, this);
+    return buffer;
   };
-  const destroy = GPUBuffer.prototype.destroy;
-  const destroyed = new WeakSet();
+  const [destroy, destroyDevice] = [GPUBuffer.prototype.destroy, GPUDevice.prototype.destroy];
   GPUBuffer.prototype.destroy = function () {
-    if (!destroyed.has(this)) gpu -= this.size;
-    destroyed.add(this);
+    held.delete(this);
     return destroy.call(this);
+  };
+  GPUDevice.prototype.destroy = function () {
+    for (const [buffer, device] of held) if (device === this) held.delete(buffer);
+    return destroyDevice.call(this);
   };
 }
 for (const name of ["instantiate", "instantiateStreaming"]) {
@@ -67,7 +72,12 @@ for (const name of ["instantiate", "instantiateStreaming"]) {
   };
 }
 const channel = new BroadcastChannel("counted");
-channel.onmessage = ({ data }) => data === "how much?" && channel.postMessage({ dispatches, gpu, wasm: memory?.buffer.byteLength });
+channel.onmessage = ({ data }) => {
+  if (data !== "how much?") return;
+  let gpu = 0;
+  for (const buffer of held.keys()) gpu += buffer.size;
+  channel.postMessage({ dispatches, gpu, wasm: memory?.buffer.byteLength });
+};
 `;
 
 /**
@@ -109,7 +119,8 @@ export async function serve() {
     if (!file || !existsSync(file)) return void response.writeHead(404).end();
     response.setHeader("content-type", types[extname(file)] ?? "application/octet-stream");
     response.setHeader("cache-control", "no-store");
-    if (folder === "counted" && /worker-.*\.js$/.test(file)) return void response.end(counter + readFileSync(file, "utf8"));
+    const isWorker = (folder === "counted" && /worker-.*\.js$/.test(file)) || (folder === "tallied" && /worker\.js$/.test(file));
+    if (isWorker) return void response.end(counter + readFileSync(file, "utf8"));
     const read = (start, end) => createReadStream(file, { start, end: end - 1, highWaterMark: 65536 });
     answer({ size: statSync(file).size, read }, request, response, searchParams, stalls, state);
   });

@@ -16,44 +16,91 @@ const pause = (ms) => new Promise((later) => setTimeout(later, ms));
 export function tabsTests(setting) {
   const blank = async () => (await setting.browser.open(`${setting.server.url}/blank`)).page;
 
-  test("a tab that is frozen in mid-stream goes on as if nothing had happened", async () => {
-    const browser = await launchFreezable();
+  for (const device of ["cpu", "gpu"]) {
+    test(`a tab that is frozen in mid-stream goes on as if nothing had happened, on the ${device}`, async () => {
+      const browser = await launchFreezable();
+      try {
+        const page = await browser.newPage();
+        await page.goto(`${setting.server.url}/blank`, { timeout: 120_000 });
+        const devtools = await page.createCDPSession();
+        const whole = await page.evaluate(
+          async ({ model, device }) => {
+            const { Engine } = await import("/dist/index.js");
+            globalThis.engine = await Engine.load({ model, device, sinks: 2, window: 29 });
+            globalThis.write = async (enough) => {
+              globalThis.pieces = []; // before anything that takes time: it is looked at from outside
+              const session = await engine.createSession();
+              for await (const piece of session.promptStreaming("One morning the", { temperature: 0, maxTokens: enough })) {
+                pieces.push(piece);
+                if (globalThis.isSlow) await new Promise((later) => setTimeout(later, 500)); // a reader
+              }
+              session.destroy();
+              return pieces.join("");
+            };
+            return await write(120);
+          },
+          { model: MODEL, device },
+        );
+        const count = () => page.evaluate(() => pieces.length);
+        await page.evaluate(() => void ([globalThis.isSlow, globalThis.written] = [true, write(120)]));
+        while ((await count()) < 3) await pause(20);
+        // A minute of reading is left.
+        await devtools.send("Page.setWebLifecycleState", { state: "frozen" });
+        let frozen;
+        do {
+          frozen = await count();
+          await pause(2_500);
+        } while (frozen !== (await count()) && frozen < 100);
+        assert.ok(frozen < 100, `${frozen} pieces: nothing is read in a frozen tab`);
+        await devtools.send("Page.setWebLifecycleState", { state: "active" });
+        assert.equal(await page.evaluate(() => ((globalThis.isSlow = false), written)), whole);
+        assert.equal(await page.evaluate(() => engine.recoveries), 0);
+      } finally {
+        await browser.close();
+      }
+    });
+  }
+
+  test("two tabs share one model on the GPU, and one goes on when the other is closed", async () => {
+    const model = `${MODEL}?tabs`;
+    const pages = [await blank(), await blank()];
     try {
-      const page = await browser.newPage();
-      await page.goto(`${setting.server.url}/blank`);
-      const devtools = await page.createCDPSession();
-      const whole = await page.evaluate(
-        async (model) => {
-          const { Engine } = await import("/dist/index.js");
-          globalThis.engine = await Engine.load({ model, device: "cpu", sinks: 2, window: 29 });
-          globalThis.write = async (enough) => {
-            const session = await engine.createSession();
-            globalThis.pieces = [];
-            for await (const piece of session.promptStreaming("One morning the", { temperature: 0, maxTokens: enough })) {
-              pieces.push(piece);
-              if (globalThis.isSlow) await new Promise((later) => setTimeout(later, 20)); // a reader
-            }
-            session.destroy();
-            return pieces.join("");
-          };
-          return await write(120);
-        },
-        MODEL,
-      );
-      const count = () => page.evaluate(() => pieces.length);
-      await page.evaluate(() => void ([globalThis.isSlow, globalThis.written] = [true, write(120)]));
-      while ((await count()) < 20) await pause(20);
-      await devtools.send("Page.setWebLifecycleState", { state: "frozen" });
-      await pause(300);
-      const frozen = await count();
-      await pause(2_000);
-      assert.equal(await count(), frozen, "nothing is read in a frozen tab");
-      assert.ok(frozen < 100, `${frozen} pieces before the tab was frozen`);
-      await devtools.send("Page.setWebLifecycleState", { state: "active" });
-      assert.equal(await page.evaluate(() => ((globalThis.isSlow = false), written)), whole);
-      assert.equal(await page.evaluate(() => engine.recoveries), 0);
+      const since = setting.server.requests.length;
+      /** Loads the model in a tab, begins a text, and says what all workers together have on the GPU. */
+      const load = (page) =>
+        page.evaluate(async (model) => {
+          const { Engine } = await import("/tallied/index.js");
+          globalThis.engine = await Engine.load({ model, device: "gpu", sinks: 2, window: 29, streams: 2, cache: "none", shared: true });
+          globalThis.session = await engine.createSession();
+          await session.append("It was");
+          const channel = new BroadcastChannel("counted");
+          const { gpu } = await new Promise((resolve) => {
+            channel.onmessage = ({ data }) => resolve(data);
+            channel.postMessage("how much?");
+          });
+          return { gpu, shared: engine.info.shared, executor: engine.info.executor, weights: engine.info.weights_bytes };
+        }, model);
+      const write = (page) => page.evaluate(() => session.prompt("", { temperature: 0, maxTokens: 20 }));
+      const [first, second] = [await load(pages[0]), await load(pages[1])];
+      for (const { shared, executor } of [first, second]) assert.deepEqual([shared, executor], [true, "gpu"]);
+      assert.ok(first.gpu > first.weights, `${first.gpu} bytes on the GPU`);
+      assert.equal(second.gpu, first.gpu, "one copy on the GPU");
+      const ranges = setting.server.requests.slice(since).filter(({ url }) => url === model).map(({ range }) => range);
+      assert.equal(new Set(ranges).size, ranges.length, `one download: ${ranges}`);
+      const [a, b] = await Promise.all(pages.map(write));
+      assert.ok(a.length > 30 && a === b, `${a} / ${b}`);
+      const running = write(pages[0]).catch(() => "closed");
+      const goesOn = write(pages[1]);
+      await pages[0].close();
+      assert.equal(await running, "closed");
+      const more = (await goesOn) + (await write(pages[1]));
+      const alone = await pages[1].evaluate(async () => {
+        const session = await engine.createSession();
+        return session.prompt("It was", { temperature: 0, maxTokens: 60 });
+      });
+      assert.equal(b + more, alone, "the texts are those of a tab alone");
     } finally {
-      await browser.close();
+      for (const page of pages) await page.close();
     }
   });
 
