@@ -210,6 +210,7 @@ impl Gpu {
         };
         let opened = adapter.request_device(&descriptor).await;
         let (device, queue) = opened.map_err(|error| Error::NoGpu(format!("{}: {error}", info.name)))?;
+        #[allow(clippy::arc_with_non_send_sync, reason = "in browsers alone, which run this on one thread")]
         let _opened = Some(Arc::new(Opened(device.clone())));
         Ok(Self { matrix, _opened, ..Self::new(device, queue, info) })
     }
@@ -244,7 +245,16 @@ impl Gpu {
             let mut faults = seen.lock().unwrap_or_else(PoisonError::into_inner);
             faults.lost.get_or_insert_with(|| format!("{reason:?} {message}"));
         });
-        Self { device, queue, info, tier: Tier::default(), matrix: None, pipelines: Arc::default(), faults, _opened: None }
+        Self {
+            device,
+            queue,
+            info,
+            tier: Tier::default(),
+            matrix: None,
+            pipelines: Arc::default(),
+            faults,
+            _opened: None,
+        }
     }
 
     /// The same device in another tier, with pipelines of its own.

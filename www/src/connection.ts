@@ -61,8 +61,10 @@ export class Connection {
       worker.onerror = () => resolve({ port: worker.port, onerror: true });
       worker.port.onmessage = ({ data }: MessageEvent<{ hasWebGpu: boolean }>) => resolve({ port: worker.port, onerror: needsWebGpu && !data.hasWebGpu });
       const lock = `sinkstream-page-${Math.random().toString(36).slice(2)}${Date.now()}`;
-      void navigator.locks.request(lock, () => new Promise<never>(() => {})); // until the page is gone
-      worker.port.postMessage({ lock } satisfies Hello);
+      void navigator.locks.request(lock, () => {
+        worker.port.postMessage({ lock } satisfies Hello); // not before the page holds it: the worker takes it for gone
+        return new Promise<never>(() => {}); // until the page is gone
+      });
     });
     if (onerror) return undefined;
     return Connection.#toPort(port, () => port.postMessage({ id: 0, op: "close" } satisfies Request));

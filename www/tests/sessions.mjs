@@ -331,7 +331,7 @@ export function sessionsTests(setting) {
     }
   });
 
-  test("pages share one engine: one download, and each has its own sessions", async (context) => {
+  test("pages share one engine: one download, and each has its own sessions", { timeout: 300_000 }, async (context) => {
     const model = `${MODEL}?shared`;
     const work = async ({ setup, model }) => {
       const { Engine } = await import("/dist/index.js");
