@@ -10,6 +10,7 @@
 //! whose results are normed; with a compressive memory, one that blends what it remembers into the attention's result. A
 //! feed-forward side by side with the attention is begun before that result is added.
 
+mod cut;
 mod dispatches;
 mod memory;
 mod parts;
@@ -25,7 +26,8 @@ use crate::quant::BLOCK;
 use crate::tuning::Tuning;
 use crate::weights::{Directory, Matrix, Wanted};
 
-use dispatches::{Attended, Cut};
+use cut::Cut;
+use dispatches::Attended;
 
 struct Layer {
     attn_norm: BufferId,
@@ -198,8 +200,8 @@ impl<'a> Forward<'a> {
         // The same for every tuning, so that plans of one run on the buffers of another.
         let most_split = Shape { tuning: Tuning { workgroups: u32::MAX, ..Tuning::GPU }, ..*shape };
         let columns = shape.chunk.max(shape.streams);
-        let parts =
-            (1..=columns.min(8)).map(|columns| columns * Cut::new(config, &most_split, columns, u32::MAX).splits);
+        let parts = (1..=columns.min(8))
+            .map(|columns| columns * Cut::new(config, &most_split, columns, u32::MAX, false).splits);
         let parts = parts.max().unwrap_or(1);
         let mut floats = |name: &str, width: u32, columns: u32| {
             buffers.add(name, 4 * u64::from(padded(width)) * u64::from(columns), Purpose::Work)
@@ -238,7 +240,7 @@ impl<'a> Forward<'a> {
             if self.config.is_parallel {
                 self.up(&mut plan, &label, layer); // before x changes
             }
-            let attended = self.attention(&mut plan, &label, layer);
+            let attended = self.attention(&mut plan, &label, layer, name != "decode");
             self.memory_read(&mut plan, &label, layer);
             self.project(&mut plan, &attn_output, attended, &layer.output);
             if !self.config.is_parallel {

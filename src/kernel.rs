@@ -48,7 +48,8 @@ pub enum Variant {
     Plain,
     /// Attention over parts of the cache (`attention_split.wgsl`), and `project` that puts the parts together.
     Split,
-    /// Products in tiles for many columns: `shared/matmul.wgsl` in the place of `shared/matvec.wgsl`.
+    /// Products in tiles for many columns: `shared/matmul.wgsl` in the place of `shared/matvec.wgsl`. Attention of chunks whose
+    /// columns share what they read (`attention_tiled.wgsl`).
     Tiled,
 }
 

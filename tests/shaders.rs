@@ -348,7 +348,8 @@ fn all_pipelines_can_be_built() {
                     ),
                     ("SPLITS", 2 + layout),
                     ("HEADS", 1 + layout % 8),
-                    ("WORDS", 4 * lanes),
+                    ("WORDS", 4 * lanes.min(32)),
+                    ("FOURS", 2 << (layout % 3)),
                 ];
                 dispatches.push(dispatch_of(kernel, variant, &mut buffers, 1 << 15, &constants));
             }

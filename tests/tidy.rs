@@ -61,7 +61,7 @@ fn every_kernel_stands_in_its_places() {
     for (name, text) in files("shaders", ".wgsl") {
         let stem = Path::new(&name).file_stem().unwrap().to_str().unwrap().to_owned();
         let is_shared = name.contains("shared");
-        let stem = stem.strip_suffix("_split").unwrap_or(&stem).to_owned(); // a variant of a kernel
+        let stem = ["_split", "_tiled"].iter().find_map(|suffix| stem.strip_suffix(suffix)).unwrap_or(&stem).to_owned(); // a variant
         let is_kernel = sinkstream::kernels::ALL.iter().any(|kernel| kernel.name == stem);
         assert_ne!(is_shared, is_kernel, "{name} is a kernel or shared");
         assert_eq!(text.contains(&format!("fn {stem}(")) && text.contains("@compute"), is_kernel, "{name}");

@@ -2,15 +2,15 @@
 
 use bytemuck::{Pod, bytes_of};
 
+use super::cut::Cut;
 use super::parts::{PARTS, rows_of};
 use super::{Chosen, Forward, Given, Layer, Linear, padded};
-use crate::config::{Config, Rope};
+use crate::config::Rope;
 use crate::family::Positions;
 use crate::kernel::{Kernel, Variant, WORKGROUP};
 use crate::kernels::activation::Activation;
 use crate::kernels::cache::CacheType;
 use crate::kernels::{add_norm, attention, gate_up, head_norm, linear, matmul, nll, project, qkv, sample};
-use crate::model::Shape;
 use crate::plan::{BufferId, Dispatch, Plan};
 use crate::quant::BLOCK;
 use crate::weights::Matrix;
@@ -34,36 +34,6 @@ pub(super) struct Attended {
     pub(super) buffer: BufferId,
     /// Parts that have yet to be put together.
     pub(super) splits: u32,
-}
-
-/// How the attention of a plan is cut up.
-pub(super) struct Cut {
-    variant: Variant,
-    /// Query heads of a workgroup.
-    heads: u32,
-    /// 16-byte words of a key.
-    words: u32,
-    /// Parts of the cache.
-    pub(super) splits: u32,
-}
-
-impl Cut {
-    /// By shapes alone, so that a plan can be made before there is a device.
-    pub(super) fn new(config: &Config, shape: &Shape, columns: u32, reach: u32) -> Self {
-        let (keep, half) = (shape.keep, config.head_dim / 2);
-        let group = config.n_heads / config.n_kv_heads;
-        let fits = |heads: &u32| group.is_multiple_of(*heads) && heads * half <= attention::MAX_ITEMS;
-        let heads = (1..=attention::MAX_HEADS).rev().find(fits).unwrap_or(1);
-        let words = half * shape.cache.words_per_pair() as u32; // of 4 bytes
-        if shape.tuning.lanes == 1 || !words.is_multiple_of(4) {
-            return Self { variant: Variant::Plain, heads, words, splits: 1 };
-        }
-        let most = (keep.sinks + keep.window).min(reach) + 1;
-        let wanted = shape.tuning.workgroups.div_ceil(config.n_heads / heads * columns);
-        let fit = attention::MAX_WEIGHTS / (config.n_heads * columns);
-        let splits = if columns > 8 { 1 } else { wanted.min(most / attention::MIN_TOKENS).min(fit) };
-        Self { variant: Variant::Split, heads, words: words / 4, splits: splits.clamp(1, attention::MAX_SPLITS) }
-    }
 }
 
 impl Forward<'_> {
@@ -150,9 +120,9 @@ impl Forward<'_> {
     }
 
     /// What `project` takes: heads side by side in `attended`, or parts of them in `parts`.
-    pub(super) fn attention(&self, plan: &mut Plan, label: &str, layer: &Layer) -> Attended {
+    pub(super) fn attention(&self, plan: &mut Plan, label: &str, layer: &Layer, is_chunk: bool) -> Attended {
         let config = self.config;
-        let mut cut = Cut::new(config, self.shape, plan.columns, layer.reach);
+        let mut cut = Cut::new(config, self.shape, plan.columns, layer.reach, is_chunk);
         if layer.memory.is_some() {
             cut.splits = 1; // what memory_read mixes with must be whole
         }
@@ -170,11 +140,8 @@ impl Forward<'_> {
         let out = if cut.splits > 1 { self.parts } else { self.attended };
         let Given { columns, slopes, .. } = self.given;
         let buffers = [columns, self.q, layer.k, layer.v, slopes, layer.sink_logits, out];
-        let mut overrides = vec![self.cache_override()];
-        if cut.variant == Variant::Split {
-            overrides.extend([("HEADS", cut.heads), ("WORDS", cut.words), ("SPLITS", cut.splits)]);
-        }
-        let workgroups = [config.n_heads / cut.heads, plan.columns, cut.splits];
+        let overrides: Vec<_> = [self.cache_override()].into_iter().chain(cut.overrides()).collect();
+        let workgroups = cut.workgroups(config, plan.columns);
         push(plan, &attention::KERNEL, cut.variant, label, &params, &buffers, &overrides, workgroups);
         Attended { buffer: out, splits: cut.splits }
     }

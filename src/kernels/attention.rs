@@ -33,6 +33,8 @@ pub const MAX_SPLITS: u32 = 16;
 pub const MIN_TOKENS: u32 = 64;
 /// Most weights of parts that `project` holds: columns · heads · parts.
 pub const MAX_WEIGHTS: u32 = 1024;
+/// Invocations of a workgroup of [`Variant::Tiled`].
+pub const INVOCATIONS: u32 = 128;
 /// Most pairs of output of one workgroup: 16 for each invocation.
 pub const MAX_ITEMS: u32 = 1024;
 
@@ -65,6 +67,10 @@ pub struct Params {
 ///
 /// [`Variant::Split`] has z = `SPLITS` in its grid and the overrides `HEADS`, `WORDS`, `SPLITS` (`shaders/attention_split.wgsl`). With
 /// more than one part `out` means something to `project` of the same variant only; their twins know no parts.
+///
+/// [`Variant::Tiled`] takes `COLUMNS` columns a workgroup, whose `COLUMNS · heads` queries are worked on in `FOURS` fours of them: 2, 4
+/// or 8, and `FOURS · half / 2` is at most [`INVOCATIONS`]. Overrides: `HEADS`, `WORDS`, `COLUMNS`, `FOURS`
+/// (`shaders/attention_tiled.wgsl`).
 pub const KERNEL: Kernel = Kernel {
     name: "attention",
     wgsl: &[
@@ -74,16 +80,27 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/slots.wgsl"),
         include_str!("../../shaders/attention.wgsl"),
     ],
-    variants: &[(
-        Variant::Split,
-        &[
-            include_str!("../../shaders/shared/columns.wgsl"),
-            include_str!("../../shaders/shared/cache.wgsl"),
-            include_str!("../../shaders/shared/exp.wgsl"),
-            include_str!("../../shaders/shared/slots.wgsl"),
-            include_str!("../../shaders/attention_split.wgsl"),
-        ],
-    )],
+    variants: &[
+        (
+            Variant::Split,
+            &[
+                include_str!("../../shaders/shared/columns.wgsl"),
+                include_str!("../../shaders/shared/cache.wgsl"),
+                include_str!("../../shaders/shared/exp.wgsl"),
+                include_str!("../../shaders/shared/slots.wgsl"),
+                include_str!("../../shaders/attention_split.wgsl"),
+            ],
+        ),
+        (
+            Variant::Tiled,
+            &[
+                include_str!("../../shaders/shared/columns.wgsl"),
+                include_str!("../../shaders/shared/cache.wgsl"),
+                include_str!("../../shaders/shared/exp.wgsl"),
+                include_str!("../../shaders/attention_tiled.wgsl"),
+            ],
+        ),
+    ],
     bindings: &[
         uniform("params"),
         uniform("columns"),

@@ -952,6 +952,9 @@ fn attention_cases() -> Cases {
         ((4, 0, 9), (1, 1)),
         ((70, 30, 20), (8, 8)),
         ((70, 30, 500), (8, 8)),
+        ((4, 60, 0), (40, 33)),
+        ((0, 300, 200), (32, 31)),
+        ((3, 200, 1000), (64, 64)),
     ];
     for (i, heads) in HEADS.into_iter().enumerate() {
         for (j, ((sinks, window, written), (of_plan, active))) in streams.into_iter().enumerate() {
@@ -1020,6 +1023,7 @@ fn attention_cases() -> Cases {
                 input(&sink_logits),
                 output(&out, Compare::Float(3e-6)),
             ];
+            push_tiled(&mut cases, cache, params, &bound, &columns, i + j);
             push_split(&mut cases, &mut random, cache, params, bound, active as usize, j);
         }
     }
@@ -1129,6 +1133,42 @@ fn memory_fold_cases() -> Cases {
         }
     }
     cases
+}
+
+/// Attention of several columns that share what they read: once all of one stream, then of three that begin anywhere in a workgroup.
+fn push_tiled(
+    cases: &mut Cases,
+    cache: CacheType,
+    params: attention::Params,
+    bound: &[Bound],
+    active: &[Column],
+    number: usize,
+) {
+    let attention::Params { n_heads, heads, half, columns, .. } = params;
+    let words = half * cache.words_per_pair() as u32;
+    let sizes = [8, 4, 2].into_iter().filter(|fours| fours * half / 2 <= attention::INVOCATIONS);
+    let sizes: Vec<_> = sizes.filter(|fours| 4 * fours >= 2 * heads).collect();
+    if !words.is_multiple_of(4) || columns < 2 || sizes.is_empty() {
+        return;
+    }
+    let fours = sizes[number % sizes.len()];
+    let together = (4 * fours / heads).min(columns);
+    let overrides = [
+        ("CACHE_F32", u32::from(cache == CacheType::F32)),
+        ("HEADS", heads),
+        ("WORDS", words / 4),
+        ("COLUMNS", together),
+        ("FOURS", fours),
+    ];
+    let mut of_three = active.to_vec();
+    of_three[active.len() / 3..active.len() / 3 * 2].iter_mut().for_each(|column| column.lane = 0);
+    for (active, streams) in [(active, 1), (&of_three, 3)] {
+        let others = bound[1..].iter().map(|Bound(bytes, compare)| Bound(bytes.clone(), *compare));
+        let bound = [columns_of(active)].into_iter().chain(others).collect();
+        let name = format!("{together} together of {streams} streams, {cache:?}, {} columns, {params:?}", active.len());
+        let grid = [n_heads / heads, columns.div_ceil(together), 1];
+        cases.push_variant(name, &attention::KERNEL, Variant::Tiled, &params, bound, &overrides, grid);
+    }
 }
 
 /// Attention over parts of the cache: whole, or followed by the product that puts the parts together.

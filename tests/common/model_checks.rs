@@ -365,17 +365,38 @@ pub async fn close_to_cpu(device: &Device) {
     assert!(mean < 1e-5 && largest < 1e-4, "mean {mean:.1e}, largest {largest:.1e}");
 }
 
+/// Columns of a chunk share what attention reads, however few workgroups are left.
+const SHARED: Tuning = Tuning { workgroups: 1, ..Tuning::GPU };
+
 /// The kernels cut up as for a real GPU, with the cache in parts and products in tiles, whatever the device: the reference's NLLs,
 /// and the same greedy text.
 pub async fn cut_as_for_a_gpu(device: &Device) {
     for name in GOLDEN {
         let (model, reference) = golden_model(name).await;
         let tokens = ids(&reference["tokens"]);
-        for (mode, cache, chunk) in [("dense", F32, 1), ("streaming_4_28", F16, 40), ("dense", F16, 8)] {
-            let settings = Settings { tuning: Some(Tuning::GPU), ..settings(mode, device, cache, chunk) };
+        let runs = [
+            ("dense", F32, 1, Tuning::GPU),
+            ("streaming_4_28", F16, 40, Tuning::GPU),
+            ("streaming_4_28", F16, 40, SHARED),
+            ("dense", F32, 33, SHARED),
+            ("dense", F16, 8, Tuning::GPU),
+        ];
+        for (mode, cache, chunk, tuning) in runs {
+            let settings = Settings { tuning: Some(tuning), ..settings(mode, device, cache, chunk) };
             let got = nlls(&mut load(&model, &settings).await, &tokens, 0).await;
             let (mean, largest) = tolerance(cache);
             assert_close(&got, &floats(&reference["nll"][mode]), mean, largest, &format!("{name} {mode} {cache:?}"));
+        }
+    }
+    // Layers with windows of their own and capped scores, ALiBi, sink logits, a compressive memory.
+    for name in ["gemma2", "gemma3", "mpt_six_heads", "llama_sinks", "llama_zero_sink", "infini_linear"] {
+        let (model, reference) = golden_model(&format!("families/{name}")).await;
+        let tokens = ids(&reference["tokens"]);
+        for (mode, wanted) in reference["nll"].as_object().unwrap() {
+            let settings = Settings { tuning: Some(SHARED), ..settings(mode, device, F32, 33) };
+            let got = nlls(&mut load(&model, &settings).await, &tokens, 0).await;
+            let (mean, largest) = tolerance(F32);
+            assert_close(&got, &floats(wanted), mean, largest, &format!("{name} {mode}"));
         }
     }
     let Some(model) = shared("models/stories260K/stories260K-f32.gguf").await else { return };

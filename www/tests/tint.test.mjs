@@ -24,6 +24,7 @@ const values = {
   HEADS: [1, 8],
   WORDS: [1, 10, 32],
   SPLITS: [1, 16],
+  FOURS: [2, 8],
   WORKGROUP: [64],
   SUBGROUP: [4, 32],
 };
