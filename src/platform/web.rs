@@ -82,15 +82,17 @@ pub fn unix_seconds() -> i64 {
     (js_sys::Date::now() / 1000.0) as i64
 }
 
-/// How often a waiting GPU queue is poked. Shorter floods the GPU process, longer is waited for.
+/// How often a waiting GPU queue is poked at first. Shorter floods the GPU process, longer is waited for.
 const POKE_SECONDS: f64 = 0.002;
+/// Later: when so much of the time that it has been waited for has passed since the last time.
+const POKE_SHARE: f64 = 0.125;
 /// How long it is waited for with every turn of the event loop, which keeps a core busy; then with timers, which wait 4 ms.
 const BUSY_SECONDS: f64 = 0.003;
 
 /// Waits until a submission is done and what wgpu has to tell of it has been told.
 ///
 /// Firefox looks after its queues every 100 ms and Chromium every 2.5 ms, unless something is submitted: so an empty
-/// submit follows every [`POKE_SECONDS`] until the callback has come.
+/// submit follows now and then until the callback has come.
 ///
 /// # Errors
 /// [`Error::Gpu`] where there is no `MessageChannel`.
@@ -103,11 +105,12 @@ pub async fn wait(
     let (ticks, begun) = (Ticks::new()?, seconds());
     let mut poked = f64::MIN;
     while !is_told() {
-        if seconds() - poked > POKE_SECONDS {
+        let waited = seconds() - begun;
+        if waited - poked > POKE_SECONDS.max(POKE_SHARE * waited) {
             queue.submit(None);
-            poked = seconds();
+            poked = waited;
         }
-        match seconds() - begun < BUSY_SECONDS {
+        match waited < BUSY_SECONDS {
             true => ticks.next().await,
             false => TimeoutFuture::new(0).await,
         }

@@ -124,7 +124,9 @@ fn launch(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> {
         let is_ahead = engine.executor.max_flights() > 1;
         members.iter_mut().for_each(|member| member.goes_on = member.room(engine, is_ahead) > 0);
         let mut going = members.iter().filter(|member| member.goes_on);
-        let Some(most) = going.clone().map(|member| member.part.count).max() else { return Ok(()) };
+        if going.clone().next().is_none() {
+            return Ok(());
+        }
         let is_same = going.clone().map(|member| member.lane).eq(engine.lanes.group.iter().copied());
         let follows = |member: &Member<'_, '_>| member.part.session.ring.follows(member.ahead(engine));
         if !(is_same && going.all(follows)) {
@@ -133,7 +135,7 @@ fn launch(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> {
             }
             regroup(engine, members)?;
         }
-        let mut steps = engine.lanes.burst.min(most);
+        let mut steps = engine.lanes.burst;
         for member in members.iter().filter(|member| member.goes_on) {
             let room = member.room(engine, is_ahead).min(steps);
             steps = member.part.session.ring.run(member.ahead(engine), room);

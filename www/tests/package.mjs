@@ -99,6 +99,33 @@ export function packageTests(setting) {
     assert.ok(seen.counts[2] - seen.counts[1] < 20 * 40, `${seen.counts}`);
   });
 
+  test("a token takes a quarter of a submit at most, on a slow GPU too", async () => {
+    const seen = await inPage(
+      setting,
+      async ({ Engine }, model) => {
+        const submit = GPUQueue.prototype.submit;
+        let submits = 0;
+        GPUQueue.prototype.submit = function (commands) {
+          if (commands.length > 0) submits += 1;
+          return submit.call(this, commands);
+        };
+        const engine = await Engine.load({ model, device: "gpu", worker: false, window: 255 });
+        const session = await engine.createSession();
+        const counts = [];
+        for await (const _ of session.promptStreaming("")) {
+          counts.push([session.position, submits]);
+          if (session.position > 200) break;
+        }
+        GPUQueue.prototype.submit = submit;
+        await engine.destroy();
+        const [[position, before]] = counts.filter(([position]) => position > 60);
+        return { tokens: counts.at(-1)[0] - position, submits: counts.at(-1)[1] - before };
+      },
+      MODEL,
+    );
+    assert.ok(seen.tokens > 100 && seen.submits <= seen.tokens / 4 + 2, JSON.stringify(seen));
+  });
+
   test("a stream ends when it is told to", async () => {
     const seen = await inPage(
       setting,
