@@ -137,8 +137,10 @@ fn launch(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> {
         }
         let mut steps = engine.lanes.burst;
         for member in members.iter().filter(|member| member.goes_on) {
-            let room = member.room(engine, is_ahead).min(steps);
-            steps = member.part.session.ring.run(member.ahead(engine), room);
+            let room = member.room(engine, is_ahead);
+            // A last token goes along: it would be waited for alone.
+            let most = if room == steps + 1 { room } else { room.min(steps) };
+            steps = member.part.session.ring.run(member.ahead(engine), most);
         }
         let going = members.iter().filter(|member| member.goes_on);
         engine.launch(steps, going.map(|member| (member.lane, member.next_position(), member.settings)))?;
