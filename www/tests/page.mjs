@@ -101,6 +101,30 @@ export function pageTests(setting) {
     await page.close();
   });
 
+  test("a page that is hidden writes nothing, and goes on with the same text when it is shown", async () => {
+    const { page, complaints } = await open(`?device=cpu&window=40&seed=6`);
+    await past(page, 60);
+    const setHidden = (isHidden) =>
+      page.evaluate((isHidden) => {
+        Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, isHidden);
+    await setHidden(true);
+    let [before, after] = [undefined, await shown(page)];
+    for (let n = 0; n < 10 && before?.text !== after.text; n++) {
+      await new Promise((later) => setTimeout(later, 1_500)); // what was on its way may still come
+      [before, after] = [after, await shown(page)];
+    }
+    assert.deepEqual([after.position, after.text], [before.position, before.text], "nothing is written");
+    await page.evaluate(() => document.querySelector("#slow").click()); // so that what was there is still there
+    await setHidden(false);
+    await past(page, Number(after.position) + 5);
+    await pause(page);
+    assert.ok((await shown(page)).text.includes(after.text.slice(-200)), "it goes on where it stopped");
+    assert.deepEqual(complaints, []);
+    await page.close();
+  });
+
   test("words can be put into the text at any time", async () => {
     const { page, complaints } = await open(`?device=cpu&window=60`);
     await past(page, 30);
