@@ -37,13 +37,15 @@ const ROW: u32 = 176u;     // of scores: a tile, then zeros
 const LOWEST: f32 = -3e38; // below every score; finite, because WGSL does not promise infinities
 override LOADS: u32 = (2u - CACHE_F32) * WORDS; // vec4<f32> of a head
 override TEAMS: u32 = min(TILE / WORDS, 16u);   // values read side by side: WORDS invocations each
+override QUERIES: u32 = max(HEADS, TEAMS) * LOADS;
+override SCORES: u32 = HEADS * ROW;
 
-var<workgroup> queries: array<vec4<f32>, 512>; // [head][LOADS]; at last [team][LOADS] sums of a head
-var<workgroup> scores: array<f32, 1408>;       // [head][ROW]: scores, then weights
-var<workgroup> highest: array<f32, 128>;       // [head][16]: largest score of eight neighbours; at last sums of weights
-var<workgroup> maximum: array<f32, 8>;         // [head]: largest score so far
-var<workgroup> correction: array<f32, 8>;      // [head]: what sums over earlier tiles must be multiplied with
-var<private> own: array<vec4<f32>, 16>;        // [head][2]: this invocation's sums; indexed by constants, for registers
+var<workgroup> queries: array<vec4<f32>, QUERIES>; // [head][LOADS]; at last [team][LOADS] sums of a head
+var<workgroup> scores: array<f32, SCORES>;         // [head][ROW]: scores, then weights
+var<workgroup> highest: array<f32, 128>;           // [head][16]: largest score of eight neighbours; at last sums of weights
+var<workgroup> maximum: array<f32, HEADS>;         // [head]: largest score so far
+var<workgroup> correction: array<f32, HEADS>;      // [head]: what sums over earlier tiles must be multiplied with
+var<private> own: array<vec4<f32>, 16>;            // [head][2]: this invocation's sums; indexed by constants, for registers
 
 // The first and the other half of what a word of the cache holds; of f32 there is only the first.
 fn first_half(word: vec4<u32>) -> vec4<f32> {

@@ -7,12 +7,15 @@
 // Twin: `Norm` in src/kernels/matmul.rs.
 
 override LAYER_NORM: u32; // 0 or 1
+override SHARES: u32 = COLUMNS * SHARERS;
+override EIGHTHS: u32 = SHARES / 8u;
 
-var<workgroup> parts: array<f32, 512>;   // [column][SHARERS]: sum of a share of x or x²
-var<workgroup> eighths: array<f32, 64>;  // [column][8]: sums of eight of those, if there are so many
-var<workgroup> means: array<f32, 64>;    // [column], layer norm only
-var<workgroup> inverses: array<f32, 64>; // [column]: 1 / sqrt(variance + eps), layer norm only
-var<private> first_of_tile: u32;        // first column of the workgroup
+// No longer than they need be, here and in all that decodes: browsers fill workgroup memory with zeros in every workgroup.
+var<workgroup> parts: array<f32, SHARES>;     // [column][SHARERS]: sum of a share of x or x²
+var<workgroup> eighths: array<f32, EIGHTHS>;  // [column][8]: sums of eight of those, if there are so many
+var<workgroup> means: array<f32, COLUMNS>;    // [column], layer norm only
+var<workgroup> inverses: array<f32, COLUMNS>; // [column]: 1 / sqrt(variance + eps), layer norm only
+var<private> first_of_tile: u32;            // first column of the workgroup
 
 // Sums of x or of squares (of the distance from the mean) into `eighths`. `stride`, `words`: vec4 from one column to
 // the next, and in one; `dim`: floats that count.

@@ -1,7 +1,9 @@
 // The sum of what the lanes of a row pair have, in the order of the lanes, through workgroup memory: for matvec.wgsl.
 // share_subgroup.wgsl stands in the place of this file in the tier `subgroup`.
 
-var<workgroup> partial: array<vec2<f32>, 512>; // [column][invocation]: its lane's share of the sums
+override PARTS: u32 = select(COLUMNS * WORKGROUP, 1u, LANES == 1u); // one lane has nothing to hand on
+
+var<workgroup> partial: array<vec2<f32>, PARTS>; // [column][invocation]: its lane's share of the sums
 
 // Hands this lane's sums, one for each column, to `sum_of_lanes`.
 fn share(sums: array<vec2<f32>, 8>, invocation: u32) {

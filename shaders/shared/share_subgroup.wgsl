@@ -6,7 +6,9 @@
 override SUBGROUP: u32;                   // fewest invocations of a subgroup on this adapter
 override NEAR: u32 = min(LANES, SUBGROUP); // lanes of a pair that are surely in one subgroup
 
-var<workgroup> partial: array<vec2<f32>, 512>; // [column][invocation / NEAR]: the sums of NEAR lanes
+override PARTS: u32 = COLUMNS * WORKGROUP / NEAR;
+
+var<workgroup> partial: array<vec2<f32>, PARTS>; // [column][invocation / NEAR]: the sums of NEAR lanes
 
 // Hands this lane's sums, one for each column, to `sum_of_lanes`.
 fn share(sums: array<vec2<f32>, 8>, invocation: u32) {

@@ -62,7 +62,7 @@ pub struct Params {
     pub cap: f32,
 }
 
-/// Grid: (`n_heads / heads`, columns). Override: `CACHE_F32`.
+/// Grid: (`n_heads / heads`, columns). Overrides: `CACHE_F32`, `HEADS`.
 /// `q` as [`super::qkv`] leaves it; `out` is `[column][n_heads][head_dim]`.
 ///
 /// [`Variant::Split`] has z = `SPLITS` in its grid and the overrides `HEADS`, `WORDS`, `SPLITS` (`shaders/attention_split.wgsl`). With

@@ -1011,7 +1011,7 @@ fn attention_cases() -> Cases {
                     input(&sink_logits),
                     output(&out, Compare::Float(3e-6)),
                 ],
-                &[("CACHE_F32", u32::from(cache == CacheType::F32))],
+                &[("CACHE_F32", u32::from(cache == CacheType::F32)), ("HEADS", of_workgroup)],
                 [n_heads / of_workgroup, of_plan, 1],
             );
             let bound = vec![
