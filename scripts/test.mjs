@@ -21,9 +21,11 @@ const notChecked = /^(NOT CHECKED|SKIPPED): /m;
 /** The software driver, unless the caller chose one; shaders on the calling thread: small dispatches are 15 times cheaper. */
 const drivers = "/usr/share/vulkan/icd.d";
 const software = existsSync(drivers) ? readdirSync(drivers).filter((name) => /^lvp_icd.*json$/.test(name)) : [];
+/** Drivers want such a folder. Only this one is removed at the end: the caller's own is not ours. */
+const runtime = mkdtempSync(join(tmpdir(), "sinkstream-"));
 const environment = {
   LP_NUM_THREADS: "0",
-  XDG_RUNTIME_DIR: mkdtempSync(join(tmpdir(), "sinkstream-")),
+  XDG_RUNTIME_DIR: runtime,
   SINKSTREAM_WGSL_DIR: join(target, "wgsl"),
   ...(software.length > 0 ? { VK_DRIVER_FILES: join(drivers, software[0]) } : {}),
   ...process.env,
@@ -128,7 +130,7 @@ for (const name of chosen) {
   await steps[name]();
   times.push(`${name} ${Math.round((Date.now() - begin) / 1000)} s`);
 }
-rmSync(environment.XDG_RUNTIME_DIR, { recursive: true, force: true });
+rmSync(runtime, { recursive: true, force: true });
 
 console.log(`\n${times.join(", ")}\n`);
 for (const failure of failures) console.log(`FAILED ${failure}`);
