@@ -26,9 +26,9 @@ const runtime = mkdtempSync(join(tmpdir(), "sinkstream-"));
 const environment = {
   LP_NUM_THREADS: "0",
   XDG_RUNTIME_DIR: runtime,
-  SINKSTREAM_WGSL_DIR: join(target, "wgsl"),
   ...(software.length > 0 ? { VK_DRIVER_FILES: join(drivers, software[0]) } : {}),
   ...process.env,
+  SINKSTREAM_WGSL_DIR: join(target, "wgsl"), // emptied first, so never the caller's own
 };
 
 const rows = new Map();
