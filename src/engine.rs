@@ -74,11 +74,12 @@ pub struct Settings {
     pub scores: bool,
     /// Cores of the CPU executor; all if `None`.
     pub threads: Option<usize>,
-    /// Which optional features of a GPU the shaders use.
-    pub tier: Tier,
+    /// Which optional features of a GPU the shaders use. If `None`, none, but `matrix` where [`Self::autotune`] finds that to be
+    /// faster and right.
+    pub tier: Option<Tier>,
     /// How kernels are cut up, to begin with; as suits the device if `None`.
     pub tuning: Option<Tuning>,
-    /// Whether better tunings are looked for by timing them. If `None`, on real GPUs that are not in a browser and
+    /// Whether better tunings, and a better tier, are looked for by timing them. If `None`, on real GPUs that are not in a browser and
     /// where [`Self::tuning`] is not given; only then are they remembered, too.
     pub autotune: Option<bool>,
 }
@@ -96,7 +97,7 @@ impl Default for Settings {
             cache: CacheType::F16,
             scores: false,
             threads: None,
-            tier: Tier::default(),
+            tier: None,
             tuning: None,
             autotune: None,
         }

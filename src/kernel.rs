@@ -56,13 +56,13 @@ pub enum Variant {
 /// Which of the features that not every device has the shaders use. A tier changes no plan and no twin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tier {
-    /// What every WebGPU device has. The default everywhere: nothing else was measured to be faster on a real GPU yet.
+    /// What every WebGPU device has. The default, where [`crate::tuning`] finds nothing faster.
     #[default]
     Portable,
     /// Lanes add up their sums by subgroup operations ([`SHARE`]). Sums in another order, else the same.
     Subgroup,
-    /// Tiles of products ([`MATMUL`]) by cooperative matrices of 16 rows and columns, natively. Weights and activations are
-    /// rounded to f16 there: NLLs differ by 0.001 to 0.005 nats in the mean (`docs/checks.md`).
+    /// Tiles of products ([`MATMUL`]) by cooperative matrices of 16 rows and columns, natively. Weights and activations come
+    /// in two parts of f16 there, 22 bits (`docs/checks.md`). Natively the default where [`crate::tuning`] finds it to be faster.
     Matrix,
     /// The same by matrices of 8 rows and columns: what `matrix` is on adapters that have no others ([`crate::gpu::Gpu::at`]).
     SmallMatrix,

@@ -1,7 +1,8 @@
 //! How kernels are cut up for a device. It changes how long they take, and results by the order of sums only.
 //!
 //! Where nothing better is known it is [`Tuning::GPU`]. On real GPUs the engine tries a few others when it first loads a
-//! model of some shape (under a second), and remembers the fastest, natively in a file of the user's cache folder.
+//! model of some shape (about a second), and whether the tier `matrix` is faster; it remembers what was, natively in a file of
+//! the user's cache folder.
 
 mod measure;
 
@@ -10,8 +11,9 @@ use std::ops::AsyncFnMut;
 use serde_json::{Value, json};
 
 use crate::error::Result;
+use crate::kernel::Tier;
 
-pub(crate) use measure::{key, measure};
+pub(crate) use measure::{in_faster_tier, key, measure};
 
 /// Parameters that suit one device better than another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,19 +57,21 @@ impl Tuning {
         Ok(best)
     }
 
-    /// As remembered under `key` in `text`; `None` if it is not there, or not one that [`Self::improve`] could have found.
-    pub fn recall(text: &str, key: &str) -> Option<Self> {
+    /// As remembered under `key` in `text`, and the tier; `None` if it is not there, or not one that [`Self::improve`] could
+    /// have found.
+    pub fn recall(text: &str, key: &str) -> Option<(Self, Tier)> {
         let all: Value = serde_json::from_str(text).ok()?;
         let number = |name: &str| u32::try_from(all.get(key)?.get(name)?.as_u64()?).ok();
+        let tier = all.get(key)?.get("tier")?.as_str()?.parse().ok()?;
         let tuning = Self { lanes: number("lanes")?, workgroups: number("workgroups")? };
         let is_known = [4, 8, 16, 32].contains(&tuning.lanes) && [64, 128, 256, 512].contains(&tuning.workgroups);
-        is_known.then_some(tuning)
+        is_known.then_some((tuning, tier))
     }
 
-    /// `text` with this under `key`; what cannot be read is begun anew.
-    pub fn remember(self, text: &str, key: &str) -> String {
+    /// `text` with this and a tier under `key`; what cannot be read is begun anew.
+    pub fn remember(self, tier: Tier, text: &str, key: &str) -> String {
         let mut all: Value = serde_json::from_str(text).ok().filter(Value::is_object).unwrap_or_else(|| json!({}));
-        all[key] = json!({ "lanes": self.lanes, "workgroups": self.workgroups });
+        all[key] = json!({ "lanes": self.lanes, "workgroups": self.workgroups, "tier": tier.name() });
         format!("{all:#}\n")
     }
 }
@@ -113,11 +117,18 @@ mod tests {
     #[test]
     fn remembers_by_key_and_takes_no_nonsense() {
         let eight = Tuning { lanes: 8, workgroups: 512 };
-        let text = eight.remember(&Tuning::GPU.remember("not JSON", "a"), "b");
-        assert_eq!(Tuning::recall(&text, "a"), Some(Tuning::GPU));
-        assert_eq!(Tuning::recall(&text, "b"), Some(eight));
+        let text = eight.remember(Tier::Matrix, &Tuning::GPU.remember(Tier::Portable, "not JSON", "a"), "b");
+        assert_eq!(Tuning::recall(&text, "a"), Some((Tuning::GPU, Tier::Portable)));
+        assert_eq!(Tuning::recall(&text, "b"), Some((eight, Tier::Matrix)));
         assert_eq!(Tuning::recall(&text, "c"), None);
-        for nonsense in ["", "[]", r#"{"b":{"lanes":3,"workgroups":256}}"#, r#"{"b":{"lanes":8}}"#] {
+        for nonsense in [
+            "",
+            "[]",
+            r#"{"b":{"lanes":3,"workgroups":256,"tier":"portable"}}"#,
+            r#"{"b":{"lanes":8,"tier":"portable"}}"#,
+            r#"{"b":{"lanes":8,"workgroups":256,"tier":"none"}}"#,
+            r#"{"b":{"lanes":8,"workgroups":256}}"#,
+        ] {
             assert_eq!(Tuning::recall(nonsense, "b"), None);
         }
     }

@@ -39,4 +39,5 @@ on_gpu! {
     what_real_gpus_run_gives_the_same_results => cut_as_for_a_gpu();
     cooperative_matrices_keep_the_nlls => matrix_nlls();
     the_fastest_tuning_writes_the_same_text => autotuned();
+    the_fastest_tier_has_the_same_nlls => autotuned_tier();
 }

@@ -57,7 +57,7 @@ fn lanes_that_are_subgroups_add_up_the_same() {
 }
 
 #[test]
-fn cooperative_matrices_multiply_the_same_but_for_f16() {
+fn cooperative_matrices_multiply_the_same() {
     let Some(gpu) = gpu() else { return };
     match gpu.at(Tier::Matrix) {
         Ok(gpu) => ["qkv", "project", "gate_up", "linear"].iter().for_each(|name| run_on(name, &gpu)),

@@ -10,12 +10,12 @@ alias Sums = coop_mat16x16<f32, C>;
 
 // 16 rows of weights, 16 of their inputs.
 fn left(at: u32) -> Left {
-    return coopLoadT<Left>(&unpacked[at], STRIDE);
+    return coopLoadT<Left>(&operands[at], STRIDE);
 }
 
 // As many inputs of 16 columns.
 fn right(at: u32) -> Right {
-    return coopLoad<Right>(&inputs[at], STRIDE);
+    return coopLoad<Right>(&operands[at], STRIDE);
 }
 
 fn multiply_add(a: Left, b: Right, sums: Sums) -> Sums {

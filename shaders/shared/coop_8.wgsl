@@ -10,19 +10,19 @@ alias Sums = array<coop_mat8x8<f32, C>, 4>;  // [half of the rows][half of the c
 // 16 rows of weights, 16 of their inputs.
 fn left(at: u32) -> Left {
     return Left(
-        coopLoadT<coop_mat8x8<f16, A>>(&unpacked[at], STRIDE),
-        coopLoadT<coop_mat8x8<f16, A>>(&unpacked[at + 8u], STRIDE),
-        coopLoadT<coop_mat8x8<f16, A>>(&unpacked[at + 8u * STRIDE], STRIDE),
-        coopLoadT<coop_mat8x8<f16, A>>(&unpacked[at + 8u * STRIDE + 8u], STRIDE));
+        coopLoadT<coop_mat8x8<f16, A>>(&operands[at], STRIDE),
+        coopLoadT<coop_mat8x8<f16, A>>(&operands[at + 8u], STRIDE),
+        coopLoadT<coop_mat8x8<f16, A>>(&operands[at + 8u * STRIDE], STRIDE),
+        coopLoadT<coop_mat8x8<f16, A>>(&operands[at + 8u * STRIDE + 8u], STRIDE));
 }
 
 // As many inputs of 16 columns.
 fn right(at: u32) -> Right {
     return Right(
-        coopLoad<coop_mat8x8<f16, B>>(&inputs[at], STRIDE),
-        coopLoad<coop_mat8x8<f16, B>>(&inputs[at + 8u * STRIDE], STRIDE),
-        coopLoad<coop_mat8x8<f16, B>>(&inputs[at + 8u], STRIDE),
-        coopLoad<coop_mat8x8<f16, B>>(&inputs[at + 8u * STRIDE + 8u], STRIDE));
+        coopLoad<coop_mat8x8<f16, B>>(&operands[at], STRIDE),
+        coopLoad<coop_mat8x8<f16, B>>(&operands[at + 8u * STRIDE], STRIDE),
+        coopLoad<coop_mat8x8<f16, B>>(&operands[at + 8u], STRIDE),
+        coopLoad<coop_mat8x8<f16, B>>(&operands[at + 8u * STRIDE + 8u], STRIDE));
 }
 
 fn multiply_add(a: Left, b: Right, sums: Sums) -> Sums {

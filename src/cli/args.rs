@@ -106,9 +106,9 @@ pub(crate) struct RunArgs {
     /// auto (a real GPU, else the CPU), gpu (any adapter), cpu, or an adapter's number or name
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
-    /// What of a GPU the shaders use: portable, subgroup or matrix
-    #[arg(long, value_name = "NAME", default_value = "portable")]
-    pub(crate) tier: Tier,
+    /// What of a GPU the shaders use: portable, subgroup or matrix [default: portable, or matrix where that is faster on a real GPU]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tier: Option<Tier>,
     /// Which earlier tokens a token sees [default: streaming, or infini where the model carries gates for it]
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) attention: Option<AttentionArg>,

@@ -1,4 +1,4 @@
-//! Which tuning a loaded model gets: the one given, remembered or measured to be fastest.
+//! Which tuning and tier a loaded model gets: those given, remembered or measured to be fastest.
 
 use super::{Engine, Settings, lay_out};
 use crate::config::Attention;
@@ -12,12 +12,12 @@ use crate::tuning::{self, Tuning};
 const TUNING_FILE: &str = "tuning.json";
 
 impl Settings {
-    /// The GPU to run on, in the tier asked for; `None` for the CPU executor.
+    /// The GPU to run on, in the tier asked for, if any; `None` for the CPU executor.
     ///
     /// # Errors
     /// [`crate::Error::NoGpu`].
     pub async fn gpu(&self) -> Result<Option<Gpu>> {
-        Gpu::choose(&self.device).await?.map(|gpu| gpu.at(self.tier)).transpose()
+        Gpu::choose(&self.device).await?.map(|gpu| gpu.at(self.tier.unwrap_or_default())).transpose()
     }
 
     /// How kernels are cut up on this device, or on the CPU.
@@ -27,7 +27,7 @@ impl Settings {
 }
 
 impl Engine {
-    /// Puts better plans in the place of those on the GPU, if there are any.
+    /// Puts better plans in the place of those on the GPU, or in a better tier, if there are any.
     ///
     /// # Errors
     /// Those of the executor.
@@ -42,18 +42,24 @@ impl Engine {
         }
         let is_remembered = settings.autotune.is_none();
         let memory = platform::remembered(TUNING_FILE).filter(|_| is_remembered).unwrap_or_default();
-        let key = tuning::key(executor, &self.config, &self.keep, &self.model);
-        let tuning = match Tuning::recall(&memory, &key) {
-            Some(tuning) => tuning,
-            None => tuning::measure(start, executor, (&self.gguf, settings), (&self.keep, &self.model)).await?,
+        let key = tuning::key(executor, settings.tier, &self.config, &self.keep, &self.model);
+        let remembered = Tuning::recall(&memory, &key);
+        let remembered = remembered.and_then(|(tuning, tier)| Some((tuning, executor.gpu().clone().at(tier).ok()?)));
+        let (tuning, gpu) = match remembered {
+            Some(found) => found,
+            None => {
+                let (asked, laid_out) = ((&self.gguf, &*settings), (&self.keep, &self.model));
+                let tuning = tuning::measure(start, executor, asked, laid_out).await?;
+                (tuning, tuning::in_faster_tier(tuning, executor, asked, laid_out).await?)
+            }
         };
         if is_remembered {
-            platform::remember(TUNING_FILE, &tuning.remember(&memory, &key));
+            platform::remember(TUNING_FILE, &tuning.remember(gpu.tier(), &memory, &key));
         }
-        if tuning != start {
+        if tuning != start || gpu.tier() != executor.gpu().tier() {
             let most = binding_bytes(Some(executor.gpu()));
             let (_, _, tuned) = lay_out(&self.gguf, settings, tuning, most)?;
-            executor.set_plans(&tuned.plans).await?;
+            executor.set_plans(gpu, &tuned.plans).await?;
         }
         settings.tuning = Some(tuning); // for a device that replaces this one
         Ok(())

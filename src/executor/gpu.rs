@@ -153,24 +153,26 @@ impl GpuExecutor {
         Ok(encode(&self.gpu.device, &self.plans[plan], times))
     }
 
-    /// Puts other plans over the same buffers in the place of all plans.
+    /// Puts other plans over the same buffers in the place of all plans. `gpu`: the same device, maybe in another tier.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub(crate) async fn set_plans(&mut self, plans: &[Plan]) -> Result<()> {
+    pub(crate) async fn set_plans(&mut self, gpu: Gpu, plans: &[Plan]) -> Result<()> {
         let count = |plans: &[Vec<Step>]| plans.iter().map(Vec::len).sum::<usize>() as u64;
-        let new = prepare(&self.gpu, &self.buffers, plans).await?;
+        let new = prepare(&gpu, &self.buffers, plans).await?;
+        self.gpu = gpu;
         self.bytes = self.bytes - count(&self.plans) * PARAMS_STRIDE + count(&new) * PARAMS_STRIDE;
         self.plans = new;
         Ok(())
     }
 
-    /// Seconds that a plan takes, of those that it takes `times` times over, run before to warm up.
+    /// Seconds that a plan takes, of those that it takes `times` times over, run before to warm up. `gpu`: the same device, maybe
+    /// in another tier.
     ///
     /// # Errors
     /// As [`Self::new`] and [`Self::read`].
-    pub(crate) async fn seconds(&mut self, plan: &Plan, times: u32) -> Result<f64> {
-        let steps = prepare(&self.gpu, &self.buffers, std::slice::from_ref(plan)).await?.swap_remove(0);
+    pub(crate) async fn seconds(&mut self, gpu: &Gpu, plan: &Plan, times: u32) -> Result<f64> {
+        let steps = prepare(gpu, &self.buffers, std::slice::from_ref(plan)).await?.swap_remove(0);
         let mut seconds = 0.0;
         for times in [1, times] {
             let began = platform::seconds();
