@@ -5,6 +5,7 @@
 
 struct Params {
     rows: u32,       // rows of W
+    other_row: u32,  // of W: from here on they are of a matrix with OTHER_LAYOUT; `rows` for none
     first_row: u32,  // of W among those of out: a large W comes in several dispatches
     blocks: u32,     // blocks of 32 weights in a row
     in_stride: u32,  // floats from one column of x to the next; a multiple of 4
@@ -53,7 +54,9 @@ fn linear(
     let last_row = params.rows - 1u;
     let row = 2u * (first_pair + own_pair(invocation));
     measure(first_column, params.in_stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
-    multiply(min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)), params.blocks, first_column, invocation);
+    is_other = min(row, last_row) >= params.other_row;
+    let rows = min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)) - select(0u, params.other_row, is_other);
+    multiply(rows, params.blocks, first_column, invocation);
 
     for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
         let c = item / PAIRS;

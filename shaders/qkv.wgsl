@@ -11,6 +11,7 @@ struct Params {
     halves: u32,     // 0: pairs are neighbours; 1: halves
     first_pair: u32, // of this dispatch, counted over all queries, then keys, then values
     pairs: u32,      // of this dispatch: row pairs of W
+    other_pair: u32, // of this dispatch: from here on they are of a matrix with OTHER_LAYOUT; `pairs` for none
     blocks: u32,     // blocks of 32 weights in a row
     stride: u32,     // floats from one column of x to the next; a multiple of 4
     dim: u32,        // dimensions of the norm
@@ -22,7 +23,9 @@ struct Params {
     columns: u32,    // of the plan: the sinks' queries follow so many columns after the window's
 }
 
-override BIAS: u32; // 0 or 1
+override BIAS: u32;              // 0 or 1
+override FIRST_QUANTS: u32 = 0u; // words of quants before those of the other matrix
+override FIRST_SCALES: u32 = 0u; // the same of scales
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
@@ -37,11 +40,11 @@ override BIAS: u32; // 0 or 1
 @group(0) @binding(10) var<storage, read_write> v: array<u32>; // [lane][kv_head][slot][head_dim / 2] pairs, see cache.wgsl
 
 fn quant_words(at: u32) -> vec4<u32> {
-    return quants[at];
+    return quants[at + select(0u, FIRST_QUANTS, is_other)];
 }
 
 fn scale_word(at: u32) -> u32 {
-    return scales[at];
+    return scales[at + select(0u, FIRST_SCALES, is_other)];
 }
 
 fn load_input(column: u32, word: u32) -> vec4<f32> {
@@ -66,9 +69,11 @@ fn qkv(
     if (first_pair >= params.pairs || first_column >= columns.active_) {
         return;
     }
-    let own = params.first_pair + min(first_pair + own_pair(invocation), params.pairs - 1u);
+    let own = min(first_pair + own_pair(invocation), params.pairs - 1u);
+    is_other = own >= params.other_pair;
+    let before = params.first_pair + select(0u, params.other_pair, is_other);
     measure(first_column, params.stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
-    multiply(rows_of_pair(own) - 2u * params.first_pair, params.blocks, first_column, invocation);
+    multiply(rows_of_pair(params.first_pair + own) - 2u * before, params.blocks, first_column, invocation);
 
     for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
         let c = item / PAIRS;

@@ -29,6 +29,20 @@ pub struct Matrix {
     pub quants: BufferId,
     /// The scale plane: `[rows][word]`, see [`Layout::row_scales`]; a dummy for layouts without scales.
     pub scales: BufferId,
+    /// Words of the two buffers before those of this matrix: of another one, which shares them.
+    pub before: [u64; 2],
+}
+
+impl Matrix {
+    /// Words of the quant plane and of the scale plane.
+    pub fn words(&self) -> [u64; 2] {
+        words(self.layout, self.rows, self.blocks)
+    }
+}
+
+fn words(layout: Layout, rows: u32, blocks: u32) -> [u64; 2] {
+    let blocks = blocks as usize;
+    [blocks * layout.words_per_block(), layout.row_scales(blocks)].map(|words| u64::from(rows) * words as u64)
 }
 
 /// A tensor wanted by the forward pass: its name and shape.
@@ -71,14 +85,16 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Places matrices on top of each other. Neighbours of the same layout become one [`Matrix`].
+    /// Places matrices on top of each other. Neighbours of the same layout become one [`Matrix`]; each two of those share their
+    /// buffers, so that a dispatch binds both.
     ///
     /// # Errors
     /// A missing tensor, a wrong shape, a type that we do not run.
     pub fn stack(&mut self, gguf: &Gguf, buffers: &mut Buffers, wanted: &[Wanted]) -> Result<Vec<Matrix>> {
         let found = find_all(gguf, wanted)?;
         let groups = found.chunk_by(|a, b| Layout::for_type(a.kind) == Layout::for_type(b.kind));
-        Ok(groups.map(|group| self.place(buffers, group, Layout::for_type(group[0].kind))).collect())
+        let groups: Vec<_> = groups.map(|group| (group, Layout::for_type(group[0].kind))).collect();
+        Ok(groups.chunks(2).flat_map(|two| self.place_together(buffers, two)).collect())
     }
 
     /// Places matrices on top of each other as one [`Matrix`]; unpacks them to f32 if their layouts differ.
@@ -125,22 +141,34 @@ impl Directory {
     }
 
     fn place(&mut self, buffers: &mut Buffers, found: &[Found<'_>], layout: Layout) -> Matrix {
-        let name =
-            found.iter().map(|found| found.tensor.name.trim_end_matches(".weight")).collect::<Vec<_>>().join("+");
-        let rows = found.iter().map(Found::row_count).sum();
-        let blocks = found[0].wanted.cols.div_ceil(BLOCK as u32);
-        let words = u64::from(rows) * u64::from(blocks) * layout.words_per_block() as u64;
-        let scale_words = u64::from(rows) * layout.row_scales(blocks as usize) as u64;
-        let quants = buffers.add(name.clone(), 4 * words, Purpose::Weights);
-        let scales = buffers.add(name + ".scales", 4 * scale_words, Purpose::Weights);
-        let matrix = Matrix { layout, rows, blocks, quants, scales };
-        let mut first_row = 0;
-        for found in found {
-            let target = Target::Rows { matrix, first_row };
-            self.placements.push(found.at(target));
-            first_row += found.row_count();
+        self.place_together(buffers, &[(found, layout)])[0]
+    }
+
+    /// Places matrices behind each other in the same two buffers, each of an even number of rows: whole `vec4`s in every layout.
+    fn place_together(&mut self, buffers: &mut Buffers, groups: &[(&[Found<'_>], Layout)]) -> Vec<Matrix> {
+        let all = groups.iter().flat_map(|(found, _)| *found);
+        let name = all.map(|found| found.tensor.name.trim_end_matches(".weight")).collect::<Vec<_>>().join("+");
+        let blocks = groups[0].0[0].wanted.cols.div_ceil(BLOCK as u32);
+        let rows: Vec<u32> = groups.iter().map(|(found, _)| found.iter().map(Found::row_count).sum()).collect();
+        let mut before = vec![[0; 2]];
+        for (rows, (_, layout)) in rows.iter().zip(groups) {
+            let ([quants, scales], more) = (before[before.len() - 1], words(*layout, *rows, blocks));
+            before.push([quants + more[0], scales + more[1]]);
         }
-        matrix
+        let [all_quants, all_scales] = before[groups.len()];
+        let quants = buffers.add(name.clone(), 4 * all_quants, Purpose::Weights);
+        let scales = buffers.add(name + ".scales", 4 * all_scales, Purpose::Weights);
+        let mut matrices = vec![];
+        for (((found, layout), rows), before) in groups.iter().zip(rows).zip(before) {
+            let matrix = Matrix { layout: *layout, rows, blocks, quants, scales, before };
+            let mut first_row = 0;
+            for found in *found {
+                self.placements.push(found.at(Target::Rows { matrix, first_row }));
+                first_row += found.row_count();
+            }
+            matrices.push(matrix);
+        }
+        matrices
     }
 
     /// Places vectors of floats behind each other, each filled up with zeros to a multiple of `align`. Those that the
@@ -265,13 +293,12 @@ impl Directory {
                     }
                     Target::Rows { matrix, first_row } => {
                         let at = u64::from(first_row) + row - of_tensor.start;
-                        executor.write(matrix.quants, at * 4 * quant_words as u64, bytemuck::cast_slice(&quants))?;
+                        let [first_quant, first_scale] = matrix.before;
+                        let to = 4 * (first_quant + at * quant_words as u64);
+                        executor.write(matrix.quants, to, bytemuck::cast_slice(&quants))?;
                         if scale_words > 0 {
-                            executor.write(
-                                matrix.scales,
-                                at * 4 * scale_words as u64,
-                                bytemuck::cast_slice(&scales),
-                            )?;
+                            let to = 4 * (first_scale + at * scale_words as u64);
+                            executor.write(matrix.scales, to, bytemuck::cast_slice(&scales))?;
                         }
                     }
                 }

@@ -88,8 +88,9 @@ fn read(executor: &mut Executor, matrix: Matrix) -> Vec<f32> {
     let (rows, cols) = (matrix.rows as usize, 32 * matrix.blocks as usize);
     let mut quants = vec![0; matrix.layout.quant_words(rows, cols)];
     let mut scales = vec![0; matrix.layout.scale_words(rows, cols)];
-    block_on(executor.read(matrix.quants, 0, bytemuck::cast_slice_mut(&mut quants))).unwrap();
-    block_on(executor.read(matrix.scales, 0, bytemuck::cast_slice_mut(&mut scales))).unwrap();
+    let [first_quant, first_scale] = matrix.before.map(|words| 4 * words);
+    block_on(executor.read(matrix.quants, first_quant, bytemuck::cast_slice_mut(&mut quants))).unwrap();
+    block_on(executor.read(matrix.scales, first_scale, bytemuck::cast_slice_mut(&mut scales))).unwrap();
     unpacked(matrix.layout, &quants, &scales, rows, cols)
 }
 

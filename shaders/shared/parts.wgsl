@@ -1,11 +1,15 @@
-// Where packed weights are, for matrices larger than one binding: the rows behind the first part are in a second one.
+// Where packed weights are. Of a matrix larger than one binding the rows behind the first part are in a second one; a second
+// matrix of another layout is in the same one, behind the first.
 //
 // The kernel binds quants, scales, more_quants, more_scales; weights.wgsl reads them through these. Twin: src/forward/parts.rs.
 
-override FIRST_QUANTS: u32 = 0u; // words of quants that hold the first rows, if others are in more_quants; else 0
+override FIRST_QUANTS: u32 = 0u; // words of quants that hold the first rows, if there are others; else 0
 override FIRST_SCALES: u32 = 0u; // the same of scales
 
 fn quant_words(at: u32) -> vec4<u32> {
+    if (OTHER_LAYOUT != LAYOUT && is_other) {
+        return quants[at + FIRST_QUANTS];
+    }
     if (FIRST_QUANTS == 0u || at < FIRST_QUANTS) {
         return quants[at];
     }
@@ -13,6 +17,9 @@ fn quant_words(at: u32) -> vec4<u32> {
 }
 
 fn scale_word(at: u32) -> u32 {
+    if (OTHER_LAYOUT != LAYOUT && is_other) {
+        return scales[at + FIRST_SCALES];
+    }
     if (FIRST_QUANTS == 0u || at < FIRST_SCALES) {
         return scales[at];
     }

@@ -9,6 +9,9 @@
 //     K6_, K4_BY_16   9 · ceil(blocks / 8): the same with a, b for each half of a block
 
 override LAYOUT: u32;
+override OTHER_LAYOUT: u32 = LAYOUT; // of a second matrix of the dispatch, whose rows are counted anew
+
+var<private> is_other: bool; // whether this invocation's rows are of the second matrix; looked at where its layout is another
 
 const F32: u32 = 0u;
 const F16: u32 = 1u;
@@ -22,6 +25,13 @@ const K4_BY_32: u32 = 8u;
 const K6_BY_16: u32 = 9u;
 const K4_BY_16: u32 = 10u;
 
+fn is_packed(as_: u32) -> bool {
+    if (OTHER_LAYOUT == LAYOUT) {
+        return as_ == LAYOUT;
+    }
+    return as_ == select(LAYOUT, OTHER_LAYOUT, is_other);
+}
+
 // f16 bits to f32, exactly. By hand, because hardware may flush subnormals, and scales of small weights are subnormal.
 fn widen(bits: u32) -> f32 {
     let fraction = bits & 0x3ffu;
@@ -32,18 +42,18 @@ fn widen(bits: u32) -> f32 {
 
 // s and o of a block's first 16 weights, then of its other 16: a weight is s · q - o. Only that subtraction rounds.
 fn factors(row: u32, blocks: u32, block: u32) -> vec4<f32> {
-    if (LAYOUT == Q8 || LAYOUT == Q4) {
+    if (is_packed(Q8) || is_packed(Q4)) {
         let word = scale_word(row * ((blocks + 1u) / 2u) + block / 2u);
         let s = widen((word >> (16u * (block & 1u))) & 0xffffu);
-        return vec2<f32>(s, select(0.0, 8.0 * s, LAYOUT == Q4)).xyxy;
+        return vec2<f32>(s, select(0.0, 8.0 * s, is_packed(Q4))).xyxy;
     }
-    if (LAYOUT == Q8_MIN || LAYOUT == Q4_MIN) {
+    if (is_packed(Q8_MIN) || is_packed(Q4_MIN)) {
         let word = scale_word(row * blocks + block);
         return vec2<f32>(widen(word & 0xffffu), widen(word >> 16u)).xyxy;
     }
     let super_block = row * ((blocks + 7u) / 8u) + block / 8u;
     let nth = block & 7u;
-    if (LAYOUT == K8_BY_32 || LAYOUT == K4_BY_32) {
+    if (is_packed(K8_BY_32) || is_packed(K4_BY_32)) {
         let head = scale_word(5u * super_block);
         let pair = scale_word(5u * super_block + 1u + nth / 2u) >> (16u * (nth & 1u));
         let ab = vec2<f32>(unpack4xI8(pair).xy);
@@ -82,7 +92,7 @@ fn six_bits(low: u32, high: u32) -> vec4<f32> {
 // The 32 weights of block `block` of row `row`, in order; `blocks`: blocks of a row.
 fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
     let at = row * blocks + block;
-    if (LAYOUT == F32) {
+    if (is_packed(F32)) {
         let i = at * 8u;
         return array<vec4<f32>, 8>(
             bitcast<vec4<f32>>(quant_words(i)), bitcast<vec4<f32>>(quant_words(i + 1u)),
@@ -90,7 +100,7 @@ fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
             bitcast<vec4<f32>>(quant_words(i + 4u)), bitcast<vec4<f32>>(quant_words(i + 5u)),
             bitcast<vec4<f32>>(quant_words(i + 6u)), bitcast<vec4<f32>>(quant_words(i + 7u)));
     }
-    if (LAYOUT == F16) {
+    if (is_packed(F16)) {
         let a = quant_words(at * 4u);
         let b = quant_words(at * 4u + 1u);
         let c = quant_words(at * 4u + 2u);
@@ -99,7 +109,7 @@ fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
             halves(a.x, a.y), halves(a.z, a.w), halves(b.x, b.y), halves(b.z, b.w),
             halves(c.x, c.y), halves(c.z, c.w), halves(d.x, d.y), halves(d.z, d.w));
     }
-    if (LAYOUT == BF16) {
+    if (is_packed(BF16)) {
         let a = quant_words(at * 4u);
         let b = quant_words(at * 4u + 1u);
         let c = quant_words(at * 4u + 2u);
@@ -109,14 +119,14 @@ fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
             brain_floats(c.x, c.y), brain_floats(c.z, c.w), brain_floats(d.x, d.y), brain_floats(d.z, d.w));
     }
     let f = factors(row, blocks, block);
-    if (LAYOUT == Q8 || LAYOUT == Q8_MIN || LAYOUT == K8_BY_32) {
+    if (is_packed(Q8) || is_packed(Q8_MIN) || is_packed(K8_BY_32)) {
         let a = quant_words(at * 2u);
         let b = quant_words(at * 2u + 1u);
         return array<vec4<f32>, 8>(
             f.x * bytes(a.x) - f.y, f.x * bytes(a.y) - f.y, f.x * bytes(a.z) - f.y, f.x * bytes(a.w) - f.y,
             f.z * bytes(b.x) - f.w, f.z * bytes(b.y) - f.w, f.z * bytes(b.z) - f.w, f.z * bytes(b.w) - f.w);
     }
-    if (LAYOUT == K6_BY_16) {
+    if (is_packed(K6_BY_16)) {
         // six words a block: an even block begins with a vec4, an odd one in the middle of one
         let c = quant_words(at + at / 2u);
         let d = quant_words(at + at / 2u + 1u);

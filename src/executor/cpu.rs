@@ -3,7 +3,7 @@
 use bytemuck::{AnyBitPattern, NoUninit};
 
 use crate::kernel::Access;
-use crate::kernels::matmul::Scratch;
+use crate::kernels::matmul::{Matrix, Scratch};
 use crate::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan};
 use crate::platform::{Cores, MOST_BYTES, seconds};
 use crate::quant::Layout;
@@ -181,6 +181,13 @@ impl<'a> Call<'a> {
     /// The layout of the weights: override `LAYOUT`.
     pub fn layout(&self) -> Layout {
         Layout::from_u32(self.constant("LAYOUT"))
+    }
+
+    /// A second matrix, behind the `first` one in the same planes: overrides `OTHER_LAYOUT`, `FIRST_QUANTS`, `FIRST_SCALES`.
+    pub fn other<'m>(&self, first: Matrix<'m>) -> Matrix<'m> {
+        let [quants, scales] = ["FIRST_QUANTS", "FIRST_SCALES"].map(|name| self.constant(name) as usize);
+        let layout = Layout::from_u32(self.constant("OTHER_LAYOUT"));
+        Matrix { layout, quants: &first.quants[4 * quants..], scales: &first.scales[scales..], ..first }
     }
 
     /// The buffer of a binding that is not written.

@@ -47,7 +47,7 @@ impl Forward<'_> {
                 &Normed {
                     gain: layer.attn_norm,
                     matrices: &layer.qkv,
-                    together: 1,
+                    together: PARTS,
                     bias: layer.qkv_bias,
                     activation: Activation::None,
                     cap: 0.0,
@@ -59,7 +59,8 @@ impl Forward<'_> {
             return;
         }
         let mut first_pair = 0;
-        for matrix in &layer.qkv {
+        for parts in layer.qkv.chunks(PARTS) {
+            let (matrix, more) = (&parts[0], self.more(parts));
             let params = qkv::Params {
                 n_heads: config.n_heads,
                 n_kv_heads: config.n_kv_heads,
@@ -67,7 +68,8 @@ impl Forward<'_> {
                 rotary_dim: config.rope.dim,
                 halves: u32::from(config.family.positions == Positions::Halves),
                 first_pair,
-                pairs: matrix.rows / 2,
+                pairs: rows_of(parts) / 2,
+                other_pair: more.first_rows / 2,
                 blocks: matrix.blocks,
                 stride: padded(config.dim),
                 dim: config.dim,
@@ -92,7 +94,7 @@ impl Forward<'_> {
                 layer.v,
             ];
             let mut overrides = vec![self.layer_norm(), bias(layer.qkv_bias), self.cache_override()];
-            overrides.extend(memory(layer));
+            overrides.extend(memory(layer).into_iter().chain(more.overrides));
             self.push_matrix(plan, &qkv::KERNEL, label, &params, &buffers, matrix, &overrides, params.pairs);
         }
     }
@@ -212,6 +214,7 @@ impl Forward<'_> {
             let (matrix, more) = (&parts[0], self.more(parts));
             let params = linear::Params {
                 rows: rows_of(parts),
+                other_row: more.first_rows,
                 first_row,
                 blocks: matrix.blocks,
                 in_stride: padded(config.dim),

@@ -10,10 +10,12 @@ use crate::weights::Matrix;
 /// Parts of a large matrix that a dispatch binds: as many as the eight buffers of a default device leave room for.
 pub(super) const PARTS: usize = 2;
 
-/// A second part of a matrix, as `embed` and `linear` take it.
+/// A second part of a matrix as `embed` and `linear` take it, or a second matrix as `qkv` and `linear` take it.
 pub(super) struct More {
-    /// Its quants and scales.
+    /// Quants and scales of the second part.
     pub(super) planes: [BufferId; 2],
+    /// Rows of the layout `LAYOUT`; behind them are those of `OTHER_LAYOUT`.
+    pub(super) first_rows: u32,
     pub(super) overrides: Vec<(&'static str, u32)>,
 }
 
@@ -39,18 +41,18 @@ impl Forward<'_> {
         }
     }
 
-    /// What binds a second part of a large matrix behind the first, if there is one.
+    /// What binds a second part of a large matrix behind the first, or a second matrix of another layout, if there is one.
     pub(super) fn more(&self, parts: &[Matrix]) -> More {
-        match parts {
-            [first, second] => {
-                let blocks = first.blocks as usize;
-                let words = first.rows * (blocks * first.layout.words_per_block()) as u32;
-                let scale_words = first.rows * first.layout.row_scales(blocks) as u32;
-                let overrides = vec![("FIRST_QUANTS", words / 4), ("FIRST_SCALES", scale_words)];
-                More { planes: [second.quants, second.scales], overrides }
-            }
-            _ => More { planes: [self.none; 2], overrides: vec![] },
+        let [first, second] = parts else {
+            return More { planes: [self.none; 2], overrides: vec![], first_rows: rows_of(parts) };
+        };
+        let [words, scale_words] = first.words().map(|words| words as u32);
+        let mut overrides = vec![("FIRST_QUANTS", words / 4), ("FIRST_SCALES", scale_words)];
+        if second.layout == first.layout {
+            return More { planes: [second.quants, second.scales], overrides, first_rows: rows_of(parts) };
         }
+        overrides.push(("OTHER_LAYOUT", second.layout as u32));
+        More { planes: [self.none; 2], overrides, first_rows: first.rows }
     }
 }
 

@@ -15,6 +15,8 @@ use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
 pub struct Params {
     /// Rows of the matrix.
     pub rows: u32,
+    /// The first of them that is of a second matrix, of the layout `OTHER_LAYOUT`; `rows` if there is none.
+    pub other_row: u32,
     /// Its first row among those of `out`: a very large matrix comes in several dispatches.
     pub first_row: u32,
     /// Blocks of 32 weights in a row.
@@ -32,7 +34,7 @@ pub struct Params {
 }
 
 /// Grid: (row pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`, `LAYER_NORM`, `BIAS`,
-/// `ACTIVATION`; `FIRST_QUANTS` and `FIRST_SCALES` if the matrix comes in two parts.
+/// `ACTIVATION`; `FIRST_QUANTS` and `FIRST_SCALES` if the matrix comes in two parts; with `OTHER_LAYOUT` those are two matrices.
 pub const KERNEL: Kernel = Kernel {
     name: "linear",
     wgsl: &[
@@ -82,11 +84,16 @@ fn twin(call: &mut Call<'_>) {
         Input { x: call.input(2), stride: params.in_stride as usize, columns: call.columns(1).len(), norm: Some(norm) };
     let blocks = params.blocks as usize;
     let matrix = Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks };
-    let more = Matrix { quants: call.input(8), scales: call.input(9), ..matrix };
     let bias = call.flag("BIAS").then(|| call.input::<f32>(6));
     let activation = Activation::from_constant(call.constant("ACTIVATION"));
     let rows = params.rows as usize;
-    let of_first = matrix.rows_in(call.constant("FIRST_QUANTS")).unwrap_or(rows);
+    let (of_first, more) = match params.other_row < params.rows {
+        true => (params.other_row as usize, call.other(matrix)),
+        false => {
+            let more = Matrix { quants: call.input(8), scales: call.input(9), ..matrix };
+            (matrix.rows_in(call.constant("FIRST_QUANTS")).unwrap_or(rows), more)
+        }
+    };
     let cores = call.cores();
     let ([out], scratch) = call.outputs();
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);

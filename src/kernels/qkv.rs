@@ -26,8 +26,10 @@ pub struct Params {
     pub halves: u32,
     /// First pair that this dispatch computes, counted over all queries, then keys, then values.
     pub first_pair: u32,
-    /// Pairs that it computes. More than one dispatch is needed only if the three matrices differ in layout.
+    /// Pairs that it computes. More than one dispatch is needed only if all three matrices differ in layout.
     pub pairs: u32,
+    /// The first of its pairs that are of a second matrix, of the layout `OTHER_LAYOUT`; `pairs` if there is none.
+    pub other_pair: u32,
     /// Blocks of 32 weights in a row.
     pub blocks: u32,
     /// Floats from one column of `x` to the next.
@@ -49,7 +51,7 @@ pub struct Params {
 }
 
 /// Grid: (pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS`,
-/// `LAYER_NORM`, `BIAS`, `CACHE_F32`, `MEMORY`.
+/// `LAYER_NORM`, `BIAS`, `CACHE_F32`, `MEMORY`; with a second matrix `OTHER_LAYOUT`, `FIRST_QUANTS`, `FIRST_SCALES` ([`Call::other`]).
 /// `q` is `[2][column][n_heads][head_dim / 2]` pairs of f32; `k`, `v` are `[lane][kv_head][slot][head_dim / 2]` pairs.
 pub const KERNEL: Kernel = Kernel {
     name: "qkv",
@@ -110,6 +112,7 @@ fn twin(call: &mut Call<'_>) {
     };
     let matrix =
         Matrix { layout: call.layout(), quants: call.input(5), scales: call.input(6), blocks: params.blocks as usize };
+    let other = call.other(matrix);
     let bias = call.flag("BIAS").then(|| call.input::<f32>(7));
     let cache = CacheType::from_constant(call.constant("CACHE_F32"));
     let memory = call.flag("MEMORY");
@@ -128,16 +131,21 @@ fn twin(call: &mut Call<'_>) {
         cache,
         memory,
     };
-    let rows = 2 * params.first_pair as usize..2 * (params.first_pair + params.pairs) as usize;
-    let own = rows.start / heads.head_dim..rows.end / heads.head_dim;
     let mut room = scratch.take_room();
-    let targets = heads.targets(params.columns as usize, columns.len(), bytemuck::cast_slice_mut(q), &mut room);
-    matmul(matrix, rows.len(), input, cores, scratch, targets, |c, products, target| {
-        for (row, product) in rows.clone().zip(&mut *products) {
-            *product = (*product + bias.map_or(0.0, |bias| bias[row])).clamp(-params.limit, params.limit);
+    for (matrix, pairs) in [(matrix, 0..params.other_pair), (other, params.other_pair..params.pairs)] {
+        if pairs.is_empty() {
+            continue;
         }
-        heads.turn(&columns[c], own.clone(), products, target);
-    });
-    heads.keep(columns, &own, &mut room, k, v);
+        let rows = 2 * (params.first_pair + pairs.start) as usize..2 * (params.first_pair + pairs.end) as usize;
+        let own = rows.start / heads.head_dim..rows.end / heads.head_dim;
+        let targets = heads.targets(params.columns as usize, columns.len(), bytemuck::cast_slice_mut(q), &mut room);
+        matmul(matrix, rows.len(), input, cores, scratch, targets, |c, products, target| {
+            for (row, product) in rows.clone().zip(&mut *products) {
+                *product = (*product + bias.map_or(0.0, |bias| bias[row])).clamp(-params.limit, params.limit);
+            }
+            heads.turn(&columns[c], own.clone(), products, target);
+        });
+        heads.keep(columns, &own, &mut room, k, v);
+    }
     scratch.put_room(room);
 }

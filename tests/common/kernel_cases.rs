@@ -343,6 +343,17 @@ impl Parts {
         let overrides = vec![("FIRST_QUANTS", words as u32 / 4), ("FIRST_SCALES", scale_words as u32)];
         Self { first, more: [quants.1, scales.1].map(input), overrides }
     }
+
+    /// Two matrices of these layouts and rows, an even number, behind each other.
+    fn two(random: &mut Random, [first, other]: [(Layout, usize); 2], blocks: usize) -> Self {
+        let nothing = [0; 4];
+        let [mut a, b] = [first, other].map(|(layout, rows)| weights(random, layout, rows, blocks));
+        a.1.truncate(first.1 * first.0.row_scales(blocks)); // what has no scales came with some
+        let sizes = [("FIRST_QUANTS", a.0.len() as u32 / 4), ("FIRST_SCALES", a.1.len() as u32)];
+        let overrides = [&sizes[..], &[("OTHER_LAYOUT", other.0 as u32)]].concat();
+        let first = [[a.0, b.0].concat(), [a.1, b.1].concat()].map(|plane| input(&plane));
+        Self { first, more: [input(&nothing), input(&nothing)], overrides }
+    }
 }
 
 /// Columns of activations, zero behind `width`.
@@ -564,13 +575,23 @@ fn gate_up_cases() -> Cases {
 fn linear_cases() -> Cases {
     let mut cases = Cases::default();
     let mut random = Random::new(4);
-    for ((rows, dim), cut) in cuts(PLAIN_LAYOUTS) {
+    for (i, ((rows, dim), cut)) in cuts(PLAIN_LAYOUTS).into_iter().enumerate() {
         let blocks = (dim as usize).div_ceil(BLOCK);
         let (in_stride, out_stride) = (blocks * BLOCK, rows as usize + 4);
-        let in_first = if rows == 130 { 34 } else { 0 };
-        let parts = Parts::new(&weights(&mut random, cut.layout, rows as usize, blocks), cut.layout, blocks, in_first);
+        let other = (rows % 2 == 0 && i % 2 == 0).then(|| (rows / 4 * 2, Layout::ALL[i % Layout::ALL.len()]));
+        let other = other.filter(|(_, layout)| *layout != cut.layout);
+        let parts = match other {
+            Some((first, layout)) => {
+                Parts::two(&mut random, [(cut.layout, first as usize), (layout, (rows - first) as usize)], blocks)
+            }
+            None => {
+                let in_first = if rows == 130 { 34 } else { 0 };
+                Parts::new(&weights(&mut random, cut.layout, rows as usize, blocks), cut.layout, blocks, in_first)
+            }
+        };
         let params = linear::Params {
             rows,
+            other_row: other.map_or(rows, |(first, _)| first),
             first_row: 3 * cut.flags().0,
             blocks: blocks as u32,
             in_stride: in_stride as u32,
@@ -588,7 +609,7 @@ fn linear_cases() -> Cases {
         let out = random.floats(of_plan * out_stride, 1.0);
         let ([quants, scales], [more_quants, more_scales]) = (parts.first, parts.more);
         cases.push_variant(
-            format!("{rows} x {dim}, {cut:?}"),
+            format!("{rows} x {dim}, {cut:?}, other {other:?}"),
             &linear::KERNEL,
             cut.variant,
             &params,
@@ -722,13 +743,30 @@ fn qkv_cases() -> Cases {
             let written = [0, 0, 2, (1 << 32) - 5, 77][j];
             let start = [0, 5000, u32::MAX - 3, 0, 1][j]; // not 0: sinks keep their in-cache position
             let dim = [1, 31, 32, 33, 65, 96, 320][(i + j) % 7];
-            push_qkv(&mut cases, &mut random, heads, cut, cache, (sinks, window, written), start, dim, None);
+            push_qkv(&mut cases, &mut random, heads, cut, cache, (sinks, window, written), start, dim, (0..3, None));
+            // Matrices of two layouts: the values' is another one, or the keys' and values'. Random weights of other layouts are
+            // large, and f16 shows every other order of their sums.
+            let cache = if lanes > 1 { CacheType::F32 } else { cache };
+            let other = (1 + j as u32 % 2, Layout::ALL[3 + (i + 2 * j) % (Layout::ALL.len() - 3)]);
+            if other.1 != cut.layout {
+                push_qkv(
+                    &mut cases,
+                    &mut random,
+                    heads,
+                    cut,
+                    cache,
+                    (sinks, window, written),
+                    start,
+                    dim,
+                    (0..3, Some(other)),
+                );
+            }
         }
     }
     // Three dispatches of one layer whose matrices differ in layout: each has its own rows and leaves the others' alone.
     for part in 0..3 {
         let cut = Cut { layout: Layout::Q8, lanes: 16, columns: (9, 9), tile: 8, variant: plain };
-        push_qkv(&mut cases, &mut random, HEADS[4], cut, CacheType::F16, (4, 9, 30), 0, 64, Some(part));
+        push_qkv(&mut cases, &mut random, HEADS[4], cut, CacheType::F16, (4, 9, 30), 0, 64, (part..part + 1, None));
     }
     cases
 }
@@ -743,17 +781,16 @@ fn push_qkv(
     stream: (u32, u32, u64),
     start: u32,
     dim: u32,
-    part: Option<u32>,
+    (parts, other): (std::ops::Range<u32>, Option<(u32, Layout)>), // of queries, keys and values; from which on another layout
 ) {
     let Heads { n_heads, n_kv_heads, head_dim, rotary_dim, halves } = heads;
     let (of_plan, active) = cut.columns;
     let slots = stream.0 + stream.1 + of_plan;
     let (half, lanes_of_cache) = (head_dim / 2, 2);
     let pairs_of = [n_heads * half, n_kv_heads * half, n_kv_heads * half];
-    let (first_pair, pairs) = match part {
-        None => (0, pairs_of.iter().sum()),
-        Some(part) => (pairs_of[..part as usize].iter().sum(), pairs_of[part as usize]),
-    };
+    let pairs_in = |parts: std::ops::Range<u32>| pairs_of[parts.start as usize..parts.end as usize].iter().sum::<u32>();
+    let (first_pair, pairs) = (pairs_in(0..parts.start), pairs_in(parts.clone()));
+    let other_pair = other.map_or(pairs, |(first, _)| pairs_in(0..first));
     let blocks = (dim as usize).div_ceil(BLOCK);
     let stride = blocks * BLOCK;
     let params = qkv::Params {
@@ -764,6 +801,7 @@ fn push_qkv(
         halves,
         first_pair,
         pairs,
+        other_pair,
         blocks: blocks as u32,
         stride: stride as u32,
         dim,
@@ -780,7 +818,12 @@ fn push_qkv(
     for (i, frequency) in rope.iter_mut().enumerate().take(rotary_half) {
         *frequency = turns_per_position(10_000_f64.powf(-(i as f64) / rotary_half as f64));
     }
-    let (quants, scales) = weights(random, cut.layout, 2 * pairs as usize, blocks);
+    let rows = 2 * pairs as usize;
+    let of_other = rows - 2 * other_pair as usize;
+    let planes = match other {
+        Some((_, layout)) => Parts::two(random, [(cut.layout, rows - of_other), (layout, of_other)], blocks),
+        None => Parts::new(&weights(random, cut.layout, rows, blocks), cut.layout, blocks, 0),
+    };
     let x = activations(random, of_plan as usize, dim as usize, stride);
     let gain = random.floats(2 * stride, 1.5);
     let has_memory = stream.0 == 0; // there are no sinks with one
@@ -794,8 +837,10 @@ fn push_qkv(
     };
     let mut overrides = cut.overrides(&qkv::KERNEL);
     overrides.extend([("CACHE_F32", u32::from(cache == CacheType::F32)), ("MEMORY", u32::from(has_memory))]);
+    overrides.extend(planes.overrides);
+    let [quants, scales] = planes.first;
     cases.push_variant(
-        format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {stream:?} from {start}, part {part:?}"),
+        format!("{heads:?}, dim {dim}, {cut:?}, {cache:?}, {stream:?} from {start}, {parts:?}, other {other:?}"),
         &qkv::KERNEL,
         cut.variant,
         &params,
@@ -804,8 +849,8 @@ fn push_qkv(
             input(&rope),
             input(&x),
             input(&gain),
-            input(&quants),
-            input(&scales),
+            quants,
+            scales,
             input(&random.floats(2 * (first_pair + pairs) as usize, 1.0)),
             output(&q, Compare::Float(5e-6)),
             output(&k, compare),
