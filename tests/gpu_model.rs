@@ -28,6 +28,7 @@ on_gpu! {
     whole_turns_leave_like_in_the_reference => turns(&[16]);
     saved_sessions_go_on => saved_sessions();
     streams_together_have_the_texts_that_each_has_alone => together_as_alone(&["streaming_4_28", "window_0_32"], &[(5, 5), (9, 5), (3, 3), (3, 2), (1, 1)]);
+    streams_of_unequal_age_share_their_steps => shared_steps();
     what_is_computed_ahead_is_void_once_a_stream_moves => moved_streams();
     streams_go_on_after_the_device_was_lost => lost_device(1, 0..6);
     streams_of_every_mode_go_on_after_the_device_was_lost => lost_device(4, 1..2);

@@ -19,6 +19,7 @@ use sinkstream::kernel::Kernel;
 use sinkstream::kernels::cache::CacheType::{F16, F32};
 use sinkstream::kernels::{memory, memory_fold, memory_read};
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, MAX_COLUMNS, Plan, Purpose};
+use sinkstream::session::{Part, generate_together};
 use sinkstream::{Attention, Sampling, Session};
 
 const MODELS: [&str; 2] = ["infini_linear", "infini_delta"];
@@ -339,6 +340,36 @@ fn a_forgotten_memory_stays_forgotten_when_saved() {
 fn streams_go_on_together_as_alone() {
     for device in devices() {
         block_on(together_as_alone(&device, &["infini"], &[(5, 5), (3, 2)]));
+    }
+}
+
+/// A launch that one stream would make longer by its last token ends at another's border of a segment all the same.
+#[test]
+fn a_last_token_takes_nobody_over_a_border() {
+    let (model, tokens) = model("infini_delta");
+    let settings = settings("infini", &Device::Cpu, F16, 16);
+    let sampling = Sampling { seed: 3, temperature: 2.0, ..Sampling::default() };
+    let mut engine = block_on(load(&model, &Settings { streams: 2, ..settings }));
+    for length in 1..=24 {
+        let begin = |engine: &mut Engine, length: usize| {
+            let mut session = engine.session();
+            block_on(session.append(engine, &tokens[..length])).unwrap();
+            session
+        };
+        let mut alone = begin(&mut engine, length);
+        let wanted = block_on(go_on(&mut engine, &mut alone, &sampling, 40));
+        drop(alone);
+        for last in 2..=24 {
+            let (mut first, mut second, mut text) = (begin(&mut engine, length), begin(&mut engine, 1), vec![]);
+            let part = |session, count, deliver| Part { session, sampling, count, expected: u64::from(count), deliver };
+            let deliver = Box::new(|id, _| {
+                text.push(id);
+                ControlFlow::Continue(())
+            });
+            let parts = [part(&mut first, 40, deliver), part(&mut second, last, Box::new(|_, _| ControlFlow::Continue(())))];
+            block_on(generate_together(&mut engine, &mut { parts })).unwrap();
+            assert_eq!(text, wanted, "after {length} tokens, beside {last}");
+        }
     }
 }
 

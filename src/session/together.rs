@@ -4,6 +4,9 @@
 //! while the host looks at the tokens of one, the device works on the next. So tokens are computed ahead of what is
 //! delivered. What is ahead counts until the stream moves in another way (then it is overwritten: the ring has the slack);
 //! each stream stands exactly where its delivery stopped. Tokens are the same whoever goes along.
+//!
+//! Streams of a call that are not equally far are brought to one place, once, and share every step from there on: one that
+//! has what this call wants goes on with those that wait, as far as later calls may want more of it.
 
 use std::ops::ControlFlow;
 
@@ -44,7 +47,7 @@ struct Member<'p, 'a> {
     lane: u32,
     settings: Settings,
     delivered: u32,
-    is_done: bool,
+    has_broken_off: bool,
     /// Whether it has a column in the next launch.
     goes_on: bool,
 }
@@ -73,8 +76,7 @@ pub async fn generate_together(engine: &mut Engine, parts: &mut [Part<'_>]) -> R
     let mut members = Vec::with_capacity(parts.len());
     for part in parts {
         let settings = part.sampling.settings()?;
-        let is_done = part.count == 0;
-        members.push(Member { part, lane: 0, settings, delivered: 0, is_done, goes_on: false });
+        members.push(Member { part, lane: 0, settings, delivered: 0, has_broken_off: false, goes_on: false });
     }
     if let Err(error) = run(engine, &mut members).await {
         engine.recover_from(error).await?;
@@ -101,7 +103,7 @@ async fn run(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> 
     loop {
         launch(engine, members)?;
         members.iter_mut().for_each(|member| member.deliver(engine));
-        if members.iter().all(|member| member.is_done) {
+        if members.iter().all(Member::is_done) {
             return Ok(());
         }
         if engine.lanes.flights.is_empty() {
@@ -118,34 +120,39 @@ async fn run(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> 
     }
 }
 
-/// Launches for whoever needs tokens, until as much is under way as can be, or something must land first.
+/// Launches for whoever needs tokens, and for those that go along, until as much is under way as can be, or something must
+/// land first.
 fn launch(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> {
+    let is_ahead = engine.executor.max_flights() > 1;
     while engine.lanes.flights.len() < engine.executor.max_flights() {
-        let is_ahead = engine.executor.max_flights() > 1;
         members.iter_mut().for_each(|member| member.goes_on = member.room(engine, is_ahead) > 0);
-        let mut going = members.iter().filter(|member| member.goes_on);
-        if going.clone().next().is_none() {
+        if !members.iter().any(|member| member.goes_on && !member.is_done()) {
             return Ok(());
         }
-        let is_same = going.clone().map(|member| member.lane).eq(engine.lanes.group.iter().copied());
-        let follows = |member: &Member<'_, '_>| member.part.session.ring.follows(member.ahead(engine));
-        if !(is_same && going.all(follows)) {
+        if !is_under_way(engine, members) {
             if members.iter().any(|member| member.goes_on && engine.lanes.lanes[member.lane as usize].in_flight > 0) {
                 return Ok(()); // its last token is not known yet
             }
             regroup(engine, members)?;
         }
-        let mut steps = engine.lanes.burst;
-        for member in members.iter().filter(|member| member.goes_on) {
-            let room = member.room(engine, is_ahead);
-            // A last token goes along: it would be waited for alone.
-            let most = if room == steps + 1 { room } else { room.min(steps) };
-            steps = member.part.session.ring.run(member.ahead(engine), most);
-        }
-        let going = members.iter().filter(|member| member.goes_on);
-        engine.launch(steps, going.map(|member| (member.lane, member.next_position(), member.settings)))?;
+        let going = || members.iter().filter(|member| member.goes_on);
+        let (burst, room) = (engine.lanes.burst, going().map(|member| member.room(engine, is_ahead)).min().unwrap_or(0));
+        // A last token goes along: it would be waited for alone.
+        let most = if room == burst + 1 { room } else { room.min(burst) };
+        let steps = going().fold(most, |steps, member| member.part.session.ring.run(member.ahead(engine), steps));
+        let columns = going().map(|member| (member.lane, member.next_position(), member.settings));
+        engine.launch(steps, columns)?;
     }
     Ok(())
+}
+
+/// Whether the columns of those that go on, in whatever order, stand on the device and move on there by themselves.
+fn is_under_way(engine: &Engine, members: &[Member<'_, '_>]) -> bool {
+    let going = || members.iter().filter(|member| member.goes_on);
+    let moves_on = |member: &Member<'_, '_>| {
+        engine.lanes.group.contains(&member.lane) && member.part.session.ring.follows(member.ahead(engine))
+    };
+    going().count() == engine.lanes.group.len() && going().all(moves_on)
 }
 
 /// Puts the columns of those that go on on the device, at tokens that all of them have: what some are further ahead is
@@ -181,9 +188,14 @@ impl Member<'_, '_> {
         engine.lanes.lanes[self.lane as usize].ahead()
     }
 
+    /// Whether it has what this call wants.
+    fn is_done(&self) -> bool {
+        self.has_broken_off || self.delivered == self.part.count
+    }
+
     /// Tokens that may be launched; on a device that computes while the host waits, no more than are to be delivered.
     fn room(&self, engine: &Engine, is_ahead: bool) -> u32 {
-        if self.is_done {
+        if self.has_broken_off {
             return 0;
         }
         let wanted =
@@ -236,19 +248,18 @@ impl Member<'_, '_> {
 
     /// Delivers what has arrived.
     fn deliver(&mut self, engine: &mut Engine) {
-        while !self.is_done {
+        while !self.is_done() {
             let Some((id, logprob)) = engine.lanes.lanes[self.lane as usize].arrived.pop_front() else { return };
             self.part.session.ring.advance(1);
             self.part.session.remember(&[id]);
             self.delivered += 1;
-            let flow = (self.part.deliver)(id, logprob);
-            self.is_done = flow.is_break() || self.delivered == self.part.count;
+            self.has_broken_off = (self.part.deliver)(id, logprob).is_break();
         }
     }
 
     /// Goes on in recompute mode: every token from a fresh run over those before it.
     async fn run_anew(&mut self, engine: &mut Engine) -> Result<()> {
-        while !self.is_done && self.delivered < self.part.count {
+        while !self.is_done() {
             self.part.session.ready(engine, self.lane)?;
             self.part.session.is_moved = true;
             self.begin(engine)?;

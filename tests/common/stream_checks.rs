@@ -96,6 +96,59 @@ pub async fn together_as_alone(device: &Device, modes: &[&str], sizes: &[(u32, u
     }
 }
 
+/// Streams that come late, leave and come back share every step with the others, a token each, in whatever order they
+/// are named: the weights are read once for all of them. Each has the text that it has alone.
+pub async fn shared_steps(device: &Device) {
+    const CALLS: usize = 120;
+    let (model, settings) = (golden("q8.gguf").await, settings("streaming_4_28", device, F16, 16));
+    let (plans, tokens) = (&plans()[..4], 723);
+    let (mut alone, mut step) = (vec![], 0);
+    for plan in plans {
+        let mut engine = load(&model, &settings).await;
+        let mut session = begin(&mut engine, plan).await;
+        let before = engine.counts().dispatches;
+        alone.push(go_on(&mut engine, &mut session, &plan.sampling, tokens).await);
+        step = (engine.counts().dispatches - before) / u64::from(tokens);
+    }
+    let mut engine = load(&model, &Settings { streams: 4, ..settings }).await;
+    let (mut sessions, mut texts) = (vec![], vec![vec![]; 4]);
+    for (who, calls) in [(&[0, 1, 2][..], 3), (&[3, 0, 1, 2], CALLS), (&[2, 3, 0], CALLS), (&[1, 0, 2, 3], CALLS)] {
+        while sessions.len() < who.len() {
+            let plan = &plans[sessions.len()];
+            sessions.push(begin(&mut engine, plan).await);
+        }
+        let before = (engine.counts(), texts.concat().len());
+        for call in 0..calls {
+            let mut all: Vec<_> = sessions.iter_mut().zip(&mut texts).map(Some).collect();
+            let mut parts: Vec<Part<'_>> = vec![];
+            for place in 0..who.len() {
+                let stream = who[(place + call / 7) % who.len()];
+                let (session, text) = all[stream].take().unwrap();
+                let deliver = Box::new(move |id, _| {
+                    text.push(id);
+                    ControlFlow::Continue(())
+                });
+                let (sampling, count) = (plans[stream].sampling, [1, 1, 1, 5][call % 4]);
+                parts.push(Part { session, sampling, count, expected: u64::MAX, deliver });
+            }
+            generate_together(&mut engine, &mut parts).await.unwrap();
+        }
+        let (after, tokens) = (engine.counts(), texts.concat().len() - before.1);
+        let dispatches = after.dispatches - before.0.dispatches;
+        let shared = step * (tokens / who.len()) as u64;
+        let waits = after.waits_on_one - before.0.waits_on_one;
+        println!("{who:?}: {dispatches} dispatches for {tokens} tokens, at best {shared}; {waits} waits for one token");
+        if calls == CALLS {
+            // Once after a change, what was computed ahead is computed again.
+            assert!(10 * dispatches <= 13 * shared, "{who:?}: {dispatches} dispatches, {shared} if all steps are shared");
+            assert!(waits <= 2, "{who:?}: {waits} waits for one token");
+        }
+    }
+    for (text, alone) in texts.iter().zip(&alone) {
+        assert_eq!(text[..], alone[..text.len()]);
+    }
+}
+
 /// What is computed ahead is void once the stream moves in another way: more text, a turn, tokens taken back, other
 /// sampling. And a copy goes its own way.
 pub async fn moved_streams(device: &Device) {
