@@ -366,7 +366,8 @@ fn a_last_token_takes_nobody_over_a_border() {
                 text.push(id);
                 ControlFlow::Continue(())
             });
-            let parts = [part(&mut first, 40, deliver), part(&mut second, last, Box::new(|_, _| ControlFlow::Continue(())))];
+            let parts =
+                [part(&mut first, 40, deliver), part(&mut second, last, Box::new(|_, _| ControlFlow::Continue(())))];
             block_on(generate_together(&mut engine, &mut { parts })).unwrap();
             assert_eq!(text, wanted, "after {length} tokens, beside {last}");
         }

@@ -136,7 +136,8 @@ fn launch(engine: &mut Engine, members: &mut [Member<'_, '_>]) -> Result<()> {
             regroup(engine, members)?;
         }
         let going = || members.iter().filter(|member| member.goes_on);
-        let (burst, room) = (engine.lanes.burst, going().map(|member| member.room(engine, is_ahead)).min().unwrap_or(0));
+        let (burst, room) =
+            (engine.lanes.burst, going().map(|member| member.room(engine, is_ahead)).min().unwrap_or(0));
         // A last token goes along: it would be waited for alone.
         let most = if room == burst + 1 { room } else { room.min(burst) };
         let steps = going().fold(most, |steps, member| member.part.session.ring.run(member.ahead(engine), steps));

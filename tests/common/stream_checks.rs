@@ -140,7 +140,10 @@ pub async fn shared_steps(device: &Device) {
         println!("{who:?}: {dispatches} dispatches for {tokens} tokens, at best {shared}; {waits} waits for one token");
         if calls == CALLS {
             // Once after a change, what was computed ahead is computed again.
-            assert!(10 * dispatches <= 13 * shared, "{who:?}: {dispatches} dispatches, {shared} if all steps are shared");
+            assert!(
+                10 * dispatches <= 13 * shared,
+                "{who:?}: {dispatches} dispatches, {shared} if all steps are shared"
+            );
             assert!(waits <= 2, "{who:?}: {waits} waits for one token");
         }
     }

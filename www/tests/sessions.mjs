@@ -76,6 +76,46 @@ export function sessionsTests(setting) {
     assert.deepEqual(runs[1], runs[0]);
   });
 
+  test("a stream that comes late shares the steps of the others on the GPU", async () => {
+    const seen = await inPage(
+      setting,
+      async ({ Engine }, setup) => {
+        const [first, last] = [20, 120];
+        const texts = ["The sea", "My father", "It was", "One day"];
+        /** Texts of the streams, and dispatches per token from the first stream's token `first` to its token `last`. */
+        const run = async (streams, texts) => {
+          const engine = await Engine.load({ ...setup, device: "gpu", streams });
+          const counts = texts.map(() => 0);
+          const looks = [];
+          let come;
+          const late = new Promise((resolve) => (come = resolve));
+          const write = async (text, n) => {
+            if (n === 3) await late;
+            const session = await engine.createSession();
+            const pieces = [];
+            for await (const piece of session.promptStreaming(text, { seed: text.length, maxTokens: 140 })) {
+              pieces.push(piece);
+              counts[n] += 1;
+              if (n === 0 && counts[0] === 5) come();
+              if (n === 0 && [first, last].includes(counts[0])) looks.push([engine.dispatches, counts.reduce((sum, count) => sum + count)]);
+            }
+            return pieces.join("");
+          };
+          const written = await Promise.all(texts.map(write));
+          await engine.destroy();
+          return { written, perToken: (looks[1][0] - looks[0][0]) / (looks[1][1] - looks[0][1]) };
+        };
+        return { alone: await run(1, [texts[0]]), late: await run(1, [texts[3]]), together: await run(4, texts) };
+      },
+      setup,
+    );
+    const { alone, late, together } = seen;
+    console.log(`dispatches a token: ${alone.perToken} alone, ${together.perToken} of four`);
+    assert.deepEqual([together.written[0], together.written[3]], [alone.written[0], late.written[0]]);
+    assert.equal(new Set(together.written).size, 4);
+    assert.ok(together.perToken < (1.35 * alone.perToken) / 4, `${together.perToken} dispatches a token, alone ${alone.perToken}`);
+  });
+
   test("a session is fed without end, waits for the engine, and tells what it forgets", async () => {
     const seen = await inPage(
       setting,
