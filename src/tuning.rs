@@ -1,8 +1,8 @@
 //! How kernels are cut up for a device. It changes how long they take, and results by the order of sums only.
 //!
 //! Where nothing better is known it is [`Tuning::GPU`]. On real GPUs the engine tries a few others when it first loads a
-//! model of some shape (about a second), and whether the tier `matrix` is faster; it remembers what was, natively in a file of
-//! the user's cache folder.
+//! model of some shape (about a second, besides what it takes to compile them), and whether the tier `matrix` is faster; it
+//! remembers what was, natively in a file of the user's cache folder.
 
 mod measure;
 
@@ -31,30 +31,30 @@ impl Tuning {
     /// For GPUs: neighbours read neighbouring blocks, and there is something to do for 128 multiprocessors.
     pub const GPU: Self = Self { lanes: 16, workgroups: 256 };
 
-    /// The fastest of a few neighbours of `self`, one parameter after the other. `time` gives the seconds of a token, or
-    /// `None` when no more time should be spent. What is less than 3 % faster is taken for noise.
+    /// The fastest of a few neighbours of `self`, one parameter after the other, and whether all were tried. `time` gives the
+    /// seconds of a token, or `None` when no more time should be spent. What is less than 3 % faster is taken for noise.
     ///
     /// # Errors
     /// Those of `time`.
-    pub async fn improve(self, mut time: impl AsyncFnMut(Self) -> Result<Option<f64>>) -> Result<Self> {
+    pub async fn improve(self, mut time: impl AsyncFnMut(Self) -> Result<Option<f64>>) -> Result<(Self, bool)> {
         let mut best = self;
-        let Some(mut least) = time(best).await? else { return Ok(best) };
+        let Some(mut least) = time(best).await? else { return Ok((best, false)) };
         let lanes = [8, 32, 4].map(|lanes| move |best: Self| Self { lanes, ..best });
         for change in lanes {
             let other = change(best);
-            let Some(seconds) = time(other).await? else { return Ok(best) };
+            let Some(seconds) = time(other).await? else { return Ok((best, false)) };
             if seconds < 0.97 * least {
                 (best, least) = (other, seconds);
             }
         }
         for workgroups in [128, 512, 64] {
             let other = Self { workgroups, ..best };
-            let Some(seconds) = time(other).await? else { return Ok(best) };
+            let Some(seconds) = time(other).await? else { return Ok((best, false)) };
             if seconds < 0.97 * least {
                 (best, least) = (other, seconds);
             }
         }
-        Ok(best)
+        Ok((best, true))
     }
 
     /// As remembered under `key` in `text`, and the tier; `None` if it is not there, or not one that [`Self::improve`] could
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     /// What is found with these seconds, and what was tried.
-    fn improve(seconds: impl Fn(Tuning) -> Option<f64>) -> (Tuning, Vec<Tuning>) {
+    fn improve(seconds: impl Fn(Tuning) -> Option<f64>) -> ((Tuning, bool), Vec<Tuning>) {
         let tried = RefCell::new(vec![]);
         let time = async |tuning| {
             tried.borrow_mut().push(tuning);
@@ -101,17 +101,17 @@ mod tests {
             for workgroups in [64, 128, 256, 512] {
                 let (best, tried) =
                     improve(|tuning| Some(1.0 + slow(tuning.lanes, lanes) + slow(tuning.workgroups, workgroups)));
-                assert_eq!((best, tried.len()), (Tuning { lanes, workgroups }, 7));
+                assert_eq!((best, tried.len()), ((Tuning { lanes, workgroups }, true), 7));
             }
         }
     }
 
     #[test]
     fn takes_noise_for_noise_and_stops_when_told() {
-        assert_eq!(improve(|tuning| Some(1.0 - f64::from(tuning.lanes % 3) * 0.01)).0, Tuning::GPU);
-        assert_eq!(improve(|_| None), (Tuning::GPU, vec![Tuning::GPU]));
-        let (best, tried) = improve(|tuning| (tuning.lanes != 4).then_some(f64::from(tuning.lanes)));
-        assert_eq!((best.lanes, tried.len()), (8, 4));
+        assert_eq!(improve(|tuning| Some(1.0 - f64::from(tuning.lanes % 3) * 0.01)).0, (Tuning::GPU, true));
+        assert_eq!(improve(|_| None), ((Tuning::GPU, false), vec![Tuning::GPU]));
+        let ((best, is_whole), tried) = improve(|tuning| (tuning.lanes != 4).then_some(f64::from(tuning.lanes)));
+        assert_eq!((best.lanes, is_whole, tried.len()), (8, false, 4));
     }
 
     #[test]

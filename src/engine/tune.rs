@@ -32,9 +32,8 @@ impl Engine {
     /// # Errors
     /// Those of the executor.
     pub(super) async fn tune(&mut self) -> Result<()> {
-        let Executor::Gpu(executor) = &mut self.executor else { return Ok(()) };
-        let start = self.settings.tuning_on(Some(executor.gpu()));
-        let settings = &mut self.settings;
+        let Executor::Gpu(executor) = &self.executor else { return Ok(()) };
+        let settings = &self.settings;
         let is_usual = !executor.gpu().is_software() && settings.tuning.is_none() && platform::REMEMBERS;
         // With a compressive memory a token that is timed would be remembered.
         if !settings.autotune.unwrap_or(is_usual) || self.keep.attention == Attention::Infini {
@@ -42,26 +41,76 @@ impl Engine {
         }
         let is_remembered = settings.autotune.is_none();
         let memory = platform::remembered(TUNING_FILE).filter(|_| is_remembered).unwrap_or_default();
+        let changed = self.tune_by(&memory).await?;
+        if let Some(memory) = changed.filter(|_| is_remembered) {
+            platform::remember(TUNING_FILE, &memory);
+        }
+        Ok(())
+    }
+
+    /// As [`Self::tune`], by what `memory` says or else by measuring; then `memory` with what was found, if all was tried.
+    async fn tune_by(&mut self, memory: &str) -> Result<Option<String>> {
+        let Executor::Gpu(executor) = &mut self.executor else { return Ok(None) };
+        let settings = &mut self.settings;
+        let start = settings.tuning_on(Some(executor.gpu()));
         let key = tuning::key(executor, settings.tier, &self.config, &self.keep, &self.model);
-        let remembered = Tuning::recall(&memory, &key);
+        let remembered = Tuning::recall(memory, &key);
         let remembered = remembered.and_then(|(tuning, tier)| Some((tuning, executor.gpu().clone().at(tier).ok()?)));
+        let mut changed = None;
         let (tuning, gpu) = match remembered {
             Some(found) => found,
             None => {
                 let (asked, laid_out) = ((&self.gguf, &*settings), (&self.keep, &self.model));
-                let tuning = tuning::measure(start, executor, asked, laid_out).await?;
-                (tuning, tuning::in_faster_tier(tuning, executor, asked, laid_out).await?)
+                let (tuning, is_whole) = tuning::measure(start, executor, asked, laid_out).await?;
+                let gpu = tuning::in_faster_tier(tuning, executor, asked, laid_out).await?;
+                changed = is_whole.then(|| tuning.remember(gpu.tier(), memory, &key));
+                (tuning, gpu)
             }
         };
-        if is_remembered {
-            platform::remember(TUNING_FILE, &tuning.remember(gpu.tier(), &memory, &key));
-        }
         if tuning != start || gpu.tier() != executor.gpu().tier() {
             let most = binding_bytes(Some(executor.gpu()));
             let (_, _, tuned) = lay_out(&self.gguf, settings, tuning, most)?;
             executor.set_plans(gpu, &tuned.plans).await?;
         }
         settings.tuning = Some(tuning); // for a device that replaces this one
-        Ok(())
+        Ok(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+    use super::*;
+    use crate::engine::Device;
+    use crate::source::Source;
+
+    /// The tuning of a model that is loaded with this memory, and what is remembered then.
+    async fn tuned(gpu: &Gpu, memory: &str) -> (Tuning, Option<String>) {
+        let device = Device::Open(Box::new(gpu.clone()));
+        let settings =
+            Settings { device, window: Some(28), chunk: 8, tuning: Some(Tuning::GPU), ..Settings::default() };
+        let model = include_bytes!("../../tests/golden/q8.gguf").to_vec();
+        let mut engine = Engine::load(Source::memory("q8", model), &settings, &mut |_| {}).await.unwrap();
+        let changed = engine.tune_by(memory).await.unwrap();
+        (engine.settings.tuning.unwrap(), changed)
+    }
+
+    #[test]
+    fn what_was_found_is_not_looked_for_again() {
+        let Ok(Some(gpu)) = pollster::block_on(Gpu::choose(&Device::Gpu)) else {
+            println!("NOT CHECKED: no GPU adapter");
+            return;
+        };
+        pollster::block_on(async {
+            let (found, memory) = tuned(&gpu, "").await;
+            let memory = memory.unwrap();
+            assert_eq!(tuned(&gpu, &memory).await, (found, None));
+            // It is what is remembered that counts, and only of the same program.
+            let other = if found.lanes == 8 { 4 } else { 8 };
+            let changed = memory.replace(&format!("\"lanes\": {}", found.lanes), &format!("\"lanes\": {other}"));
+            assert_eq!(tuned(&gpu, &changed).await, (Tuning { lanes: other, ..found }, None));
+            let version = env!("CARGO_PKG_VERSION");
+            assert!(tuned(&gpu, &memory.replacen(version, "0.0.9", 1)).await.1.is_some());
+        });
     }
 }

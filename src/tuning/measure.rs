@@ -1,5 +1,7 @@
 //! Times tunings on the device itself: two layers and the output of one token, at a full cache. And tiers: two layers of a chunk.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::config::{Config, Keep};
 use crate::engine::{Settings, lay_out};
 use crate::error::Result;
@@ -7,13 +9,13 @@ use crate::executor::gpu::GpuExecutor;
 use crate::gguf::Gguf;
 use crate::gpu::{Gpu, binding_bytes};
 use crate::kernel::Tier;
+use crate::kernels::ALL;
 use crate::kv_ring::KvRing;
 use crate::model::Model;
 use crate::plan::{Column, ColumnsHeader, Dispatch, Plan, Purpose};
-use crate::platform;
 use crate::tuning::Tuning;
 
-/// No other tuning is tried after so long: loading should not be felt to wait.
+/// No other tuning is tried once so much time was measured: loading should not be felt to wait.
 const MOST_SECONDS: f64 = 0.8;
 /// Tokens that are timed together.
 const TOKENS: u32 = 16;
@@ -24,12 +26,14 @@ const CHUNKS: u32 = 4;
 /// What the tier `matrix` may be off to be used, root mean square, as a part of the residual stream's: `docs/checks.md`.
 const MOST_OFF: f64 = 1e-4;
 
-/// What a tuning and a tier are remembered under: the adapter with its driver, the tier if one was asked for, and all that
-/// shapes depend on.
+/// What a tuning and a tier are remembered under: version and shaders of this program, the adapter with its driver, the tier if
+/// one was asked for, and all that shapes depend on.
 pub(crate) fn key(executor: &GpuExecutor, tier: Option<Tier>, config: &Config, keep: &Keep, model: &Model) -> String {
     let Config { n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab_size, .. } = config;
     format!(
-        "{}, {}: {n_layers} x {dim}, {ffn_dim}, {n_heads}/{n_kv_heads} x {head_dim}, {vocab_size}; {} + {} bytes; {} tokens",
+        "{} {:016x}; {}, {}: {n_layers} x {dim}, {ffn_dim}, {n_heads}/{n_kv_heads} x {head_dim}, {vocab_size}; {} + {} bytes; {} tokens",
+        env!("CARGO_PKG_VERSION"),
+        shaders(),
         executor.adapter(),
         tier.map_or("any tier", Tier::name),
         model.buffers.bytes(Purpose::Weights),
@@ -38,7 +42,19 @@ pub(crate) fn key(executor: &GpuExecutor, tier: Option<Tier>, config: &Config, k
     )
 }
 
-/// The fastest tuning that is found from `start` on. Overwrites the columns and, in the cache, the slot behind the last.
+/// Stands for the texts of all shaders: others may be faster in another cut.
+fn shaders() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for tier in Tier::ALL.into_iter().chain([Tier::SmallMatrix]) {
+        for kernel in ALL {
+            kernel.compositions().for_each(|variant| kernel.source(variant, tier).hash(&mut hasher));
+        }
+    }
+    hasher.finish()
+}
+
+/// The fastest tuning that is found from `start` on, and whether all were tried. Overwrites the columns and, in the
+/// cache, the slot behind the last.
 ///
 /// # Errors
 /// Those of the executor.
@@ -47,8 +63,8 @@ pub(crate) async fn measure(
     executor: &mut GpuExecutor,
     (gguf, settings): (&Gguf, &Settings),
     (keep, model): (&Keep, &Model),
-) -> Result<Tuning> {
-    let began = platform::seconds();
+) -> Result<(Tuning, bool)> {
+    let mut spent = 0.0; // without what compilation takes: no search would come to its end on a slow driver
     let full = keep.sinks + keep.window;
     let column =
         Column { position: full, slot: full, cached: full, sinks: keep.sinks, capacity: full, ..Column::default() };
@@ -56,13 +72,15 @@ pub(crate) async fn measure(
     executor.write(model.columns, 0, &[bytemuck::bytes_of(&header), bytemuck::bytes_of(&column)].concat())?;
     let gpu = executor.gpu().clone();
     let time = async |tuning: Tuning| {
-        if platform::seconds() - began > MOST_SECONDS {
+        if spent > MOST_SECONDS {
             return Ok(None);
         }
         let (_, _, mut other) = lay_out(gguf, settings, tuning, binding_bytes(Some(&gpu)))?;
         let decode = other.plans.swap_remove(other.decode.plan_for(1));
         let dispatches = decode.dispatches.into_iter().filter(is_part).collect();
-        executor.seconds(&gpu, &Plan { dispatches, ..decode }, TOKENS).await.map(Some)
+        let seconds = executor.seconds(&gpu, &Plan { dispatches, ..decode }, TOKENS).await?;
+        spent += seconds * f64::from(TOKENS);
+        Ok(Some(seconds))
     };
     start.improve(time).await
 }
