@@ -137,7 +137,9 @@ pub async fn shared_steps(device: &Device) {
         let dispatches = after.dispatches - before.0.dispatches;
         let shared = step * (tokens / who.len()) as u64;
         let waits = after.waits_on_one - before.0.waits_on_one;
-        eprintln!("{who:?}: {dispatches} dispatches for {tokens} tokens, at best {shared}; {waits} waits for one token");
+        eprintln!(
+            "{who:?}: {dispatches} dispatches for {tokens} tokens, at best {shared}; {waits} waits for one token"
+        );
         if calls == CALLS {
             // Once after a change, what was computed ahead is computed again.
             assert!(
