@@ -126,6 +126,39 @@ export function packageTests(setting) {
     assert.ok(seen.tokens > 100 && seen.submits <= seen.tokens / 4 + 2, JSON.stringify(seen));
   });
 
+  test("a token makes no GPU object but the encoder of its submit", async () => {
+    const seen = await inPage(
+      setting,
+      async ({ Engine }, model) => {
+        const makers = Object.getOwnPropertyNames(GPUDevice.prototype).filter((name) => name.startsWith("create"));
+        const real = Object.fromEntries(makers.map((name) => [name, GPUDevice.prototype[name]]));
+        const made = Object.fromEntries(makers.map((name) => [name, 0]));
+        for (const name of makers) {
+          GPUDevice.prototype[name] = function (...args) {
+            made[name] += 1;
+            return real[name].apply(this, args);
+          };
+        }
+        const engine = await Engine.load({ model, device: "gpu", worker: false, window: 255 });
+        const session = await engine.createSession();
+        let before;
+        for await (const _ of session.promptStreaming("")) {
+          if (session.position > 60) before ??= { ...made, position: session.position };
+          if (session.position > 160) break;
+        }
+        const tokens = session.position - before.position;
+        Object.assign(GPUDevice.prototype, real);
+        await engine.destroy();
+        const later = Object.entries(made).map(([name, count]) => [name, count - before[name]]);
+        return { tokens, first: before, later: Object.fromEntries(later.filter(([, count]) => count > 0)) };
+      },
+      MODEL,
+    );
+    assert.ok(seen.first.createBuffer > 10 && seen.first.createBindGroup > 10, `the makers are not ours: ${JSON.stringify(seen)}`);
+    assert.deepEqual(Object.keys(seen.later), ["createCommandEncoder"], JSON.stringify(seen));
+    assert.ok(seen.tokens > 90 && seen.later.createCommandEncoder <= seen.tokens / 4 + 2, JSON.stringify(seen));
+  });
+
   test("a stream ends when it is told to", async () => {
     const seen = await inPage(
       setting,
