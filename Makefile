@@ -17,7 +17,7 @@ soak:
 	scripts/setup.sh test
 	cd www && npm run build && SOAK_MINUTES=$${SOAK_MINUTES:-30} npm run test:soak
 
-# Kernels and a whole model on the CPU executor, in a few minutes. `sinkstream bench` measures any model on any device; docs/benchmarks.md.
+# Kernels and a whole model on the CPU executor, and kernels on a real GPU if there is one, in a few minutes. `sinkstream bench` measures any model on any device; docs/benchmarks.md.
 bench:
 	cargo bench --locked --bench kernels --bench model
 

@@ -1,14 +1,16 @@
-//! The kernels' twins in the plans of a real shape, one after the other, with a full cache: by layout of the weights, for
-//! one column (decode) and for a chunk (prefill). Throughput is of the weights, as packed; of attention, of keys and values.
+//! The kernels in the plans of a real shape, one after the other, with a full cache: by layout of the weights, for one column
+//! (decode) and for a chunk (prefill). Their twins on one core, and themselves on a real GPU if there is one. Throughput is of the
+//! weights, as packed; of attention, of keys and values.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sinkstream::Sampling;
 use sinkstream::engine::{Device, Settings, lay_out};
-use sinkstream::executor::cpu::CpuExecutor;
+use sinkstream::executor::Executor;
+use sinkstream::gpu::Gpu;
 use sinkstream::kv_ring::KvRing;
 use sinkstream::plan::{BufferId, Column, ColumnsHeader, Dispatch, Plan, Purpose};
 use sinkstream::quant::TensorType;
@@ -18,13 +20,25 @@ use sinkstream::tuning::Tuning;
 const SHAPE: &str = "smollm2-135m";
 const CHUNK: u32 = 128;
 const CACHE: [u32; 2] = [4, 1020];
+/// Dispatches of one submit on a GPU.
+const TOGETHER: u64 = 256;
+const ONE: u32 = 1.0_f32.to_bits();
 
 fn kernels(criterion: &mut Criterion) {
+    measure(criterion, None);
+    match pollster::block_on(Gpu::choose(&Device::Gpu)) {
+        Ok(Some(gpu)) if !gpu.is_software() => measure(criterion, Some(&gpu)),
+        _ => println!("NOT MEASURED: kernels on a GPU, because there is no real one"),
+    }
+}
+
+fn measure(criterion: &mut Criterion, gpu: Option<&Gpu>) {
+    let (tuning, name) = if gpu.is_some() { (Tuning::GPU, "gpu") } else { (Tuning::SOFTWARE, "cpu") };
     for kind in [TensorType::Q4_0, TensorType::Q8_0, TensorType::F16] {
         let gguf = pollster::block_on(random::gguf(Shape::find(SHAPE).unwrap(), kind)).unwrap();
         let [sinks, window] = CACHE.map(Some);
         let settings = Settings { device: Device::Cpu, sinks, window, chunk: CHUNK, ..Settings::default() };
-        let (_, _, model) = lay_out(&gguf, &settings, Tuning::SOFTWARE, u64::MAX).unwrap();
+        let (_, _, model) = lay_out(&gguf, &settings, tuning, u64::MAX).unwrap();
         for (plan, columns) in [(model.decode.plan_for(1), 1), (model.prefill.plan_for(CHUNK), CHUNK)] {
             // One layer stands for all, and what comes before and behind them.
             let is_other_layer = |dispatch: &&Dispatch| {
@@ -36,14 +50,15 @@ fn kernels(criterion: &mut Criterion) {
                 .iter()
                 .map(|dispatch| Plan { name: dispatch.label.clone(), columns, dispatches: vec![dispatch.clone()] })
                 .collect();
-            let mut executor = CpuExecutor::new(&model.buffers, plans, Some(1)).unwrap();
+            let mut executor =
+                pollster::block_on(Executor::new(gpu.cloned(), &model.buffers, plans, Some(1))).unwrap();
             fill(&mut executor, &model.buffers.of(Purpose::Weights), |id| model.buffers.spec(id).name.clone());
 
             let mut ring = KvRing::new(CACHE[0], CACHE[1], model.slack);
             ring.advance(CACHE[0] + CACHE[1]);
             let active: Vec<Column> = (0..columns).map(|n| ring.column(n, n, 0)).collect();
             let header = ColumnsHeader { active: columns, pad: [0; 3] };
-            let mut group = criterion.benchmark_group(format!("{} {}", kind.name(), model.plans[plan].name));
+            let mut group = criterion.benchmark_group(format!("{name} {} {}", kind.name(), model.plans[plan].name));
             for (at, dispatch) in dispatches.iter().enumerate() {
                 let bytes = |purpose: Purpose| -> u64 {
                     let specs = dispatch.buffers.iter().map(|id| model.buffers.spec(*id));
@@ -55,10 +70,18 @@ fn kernels(criterion: &mut Criterion) {
                 }));
                 group.bench_function(format!("{} {}", dispatch.kernel.name, dispatch.label).trim(), |bencher| {
                     // Written anew: the sampling kernel moves the column on.
-                    executor.write(model.settings, 0, bytemuck::bytes_of(&Sampling::greedy().settings().unwrap()));
-                    executor.write(model.columns, 0, bytemuck::bytes_of(&header));
-                    executor.write(model.columns, size_of::<ColumnsHeader>() as u64, bytemuck::cast_slice(&active));
-                    bencher.iter(|| executor.run(at, 1));
+                    let greedy = Sampling::greedy().settings().unwrap();
+                    executor.write(model.settings, 0, bytemuck::bytes_of(&greedy)).unwrap();
+                    let columns = [bytemuck::bytes_of(&header), bytemuck::cast_slice(&active)].concat();
+                    executor.write(model.columns, 0, &columns).unwrap();
+                    bencher.iter_custom(|times| {
+                        let began = Instant::now();
+                        for done in (0..times).step_by(TOGETHER as usize) {
+                            executor.run(at, TOGETHER.min(times - done) as u32).unwrap();
+                        }
+                        pollster::block_on(executor.read(model.columns, 0, &mut [0; 4])).unwrap(); // waits for a GPU
+                        began.elapsed()
+                    });
                 });
             }
         }
@@ -66,7 +89,7 @@ fn kernels(criterion: &mut Criterion) {
 }
 
 /// Any quants, and scales of about 0.001.
-fn fill(executor: &mut CpuExecutor, weights: &[BufferId], name: impl Fn(BufferId) -> String) {
+fn fill(executor: &mut Executor, weights: &[BufferId], name: impl Fn(BufferId) -> String) {
     let mut word = 1_u32;
     let quants: Vec<u32> = std::iter::repeat_with(|| {
         word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -75,11 +98,12 @@ fn fill(executor: &mut CpuExecutor, weights: &[BufferId], name: impl Fn(BufferId
     .take(65_537)
     .collect();
     for &id in weights {
-        match name(id).as_str() {
-            name if name.ends_with(".scales") => executor.fill(id, &[0x1419_1419]),
-            name if name.ends_with("_norm") => executor.fill(id, &[1.0_f32.to_bits()]),
-            _ => executor.fill(id, &quants),
-        }
+        let words = match name(id).as_str() {
+            name if name.ends_with(".scales") => &[0x1419_1419][..],
+            name if name.ends_with("_norm") => &[ONE],
+            _ => &quants,
+        };
+        executor.fill(id, words).unwrap();
     }
 }
 
