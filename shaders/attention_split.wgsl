@@ -44,7 +44,7 @@ var<workgroup> queries: array<vec4<f32>, QUERIES>; // [head][LOADS]; at last [te
 var<workgroup> scores: array<f32, SCORES>;         // [head][ROW]: scores, then weights
 var<workgroup> highest: array<f32, 128>;           // [head][16]: largest score of eight neighbours; at last sums of weights
 var<workgroup> maximum: array<f32, HEADS>;         // [head]: largest score so far
-var<workgroup> correction: array<f32, HEADS>;      // [head]: what sums over earlier tiles must be multiplied with
+var<workgroup> correction: array<f32, 8>;          // [head], indexed by constants: what sums over earlier tiles must be multiplied with
 var<private> own: array<vec4<f32>, 16>;            // [head][2]: this invocation's sums; indexed by constants, for registers
 
 // The first and the other half of what a word of the cache holds; of f32 there is only the first.
