@@ -2,7 +2,7 @@
 //! (decode) and for a chunk (prefill). Their twins on one core, and themselves on a real GPU if there is one. Throughput is of the
 //! weights, as packed; of attention, of keys and values.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use std::time::{Duration, Instant};
 
