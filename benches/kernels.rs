@@ -50,8 +50,7 @@ fn measure(criterion: &mut Criterion, gpu: Option<&Gpu>) {
                 .iter()
                 .map(|dispatch| Plan { name: dispatch.label.clone(), columns, dispatches: vec![dispatch.clone()] })
                 .collect();
-            let mut executor =
-                pollster::block_on(Executor::new(gpu.cloned(), &model.buffers, plans, Some(1))).unwrap();
+            let mut executor = pollster::block_on(Executor::new(gpu.cloned(), &model.buffers, plans, Some(1))).unwrap();
             fill(&mut executor, &model.buffers.of(Purpose::Weights), |id| model.buffers.spec(id).name.clone());
 
             let mut ring = KvRing::new(CACHE[0], CACHE[1], model.slack);
