@@ -19,6 +19,7 @@ struct Params {
 }
 
 override HEADS: u32; // of one workgroup, all of one key head; 1 to 8, HEADS · half is at most 1024
+
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
 @group(0) @binding(2) var<storage, read> q: array<vec2<f32>>; // [2][column][n_heads][half] pairs of f32, scaled

@@ -15,7 +15,7 @@ var<workgroup> parts: array<f32, SHARES>;     // [column][SHARERS]: sum of a sha
 var<workgroup> eighths: array<f32, EIGHTHS>;  // [column][8]: sums of eight of those, if there are so many
 var<workgroup> means: array<f32, COLUMNS>;    // [column], layer norm only
 var<workgroup> inverses: array<f32, COLUMNS>; // [column]: 1 / sqrt(variance + eps), layer norm only
-var<private> first_of_tile: u32;            // first column of the workgroup
+var<private> first_of_tile: u32;              // first column of the workgroup
 
 // Sums of x or of squares (of the distance from the mean) into `eighths`. `stride`, `words`: vec4 from one column to
 // the next, and in one; `dim`: floats that count.

@@ -25,11 +25,12 @@ const K4_BY_32: u32 = 8u;
 const K6_BY_16: u32 = 9u;
 const K4_BY_16: u32 = 10u;
 
-fn is_packed(as_: u32) -> bool {
+// Whether this invocation's rows are packed so.
+fn is_packed(so: u32) -> bool {
     if (OTHER_LAYOUT == LAYOUT) {
-        return as_ == LAYOUT;
+        return so == LAYOUT;
     }
-    return as_ == select(LAYOUT, OTHER_LAYOUT, is_other);
+    return so == select(LAYOUT, OTHER_LAYOUT, is_other);
 }
 
 // f16 bits to f32, exactly. By hand, because hardware may flush subnormals, and scales of small weights are subnormal.
