@@ -56,21 +56,29 @@ var<workgroup> maximum: array<vec4<f32>, 8>;     // [four]: largest scores so fa
 var<workgroup> correction: array<vec4<f32>, 8>;  // [four]: what sums over earlier tiles must be multiplied with
 var<workgroup> rows: array<Row, 32>;
 
-fn load_four(first: vec2<u32>, second: vec2<u32>) -> vec4<f32> {
-    if (CACHE_F32 == 1u) {
-        return vec4<f32>(load_pair(first.x, first.y), load_pair(second.x, second.y));
-    }
-    return vec4<f32>(load_pair(first.x, 0u), load_pair(first.y, 0u));
+fn load_four(words: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(load_pair(words.x, words.y), select(load_pair(words.y, 0u), load_pair(words.z, words.w), CACHE_F32 == 1u));
 }
 
-fn key(token: u32, load: u32) -> vec4<f32> {
-    let at = places[token] + load * (1u + CACHE_F32);
-    return load_four(k[at], k[at + CACHE_F32]);
+// Some vec4 of the key that begins at `place`, as it lies there: asked for long before it is unpacked.
+fn key_words(place: u32, load: u32) -> vec4<u32> {
+    let at = place + load * (1u + CACHE_F32);
+    return vec4<u32>(k[at], k[at + CACHE_F32]);
 }
 
-fn value(token: u32, load: u32) -> vec4<f32> {
-    let at = places[token] + load * (1u + CACHE_F32);
-    return load_four(v[at], v[at + CACHE_F32]);
+// The same of the values of four tokens of the tile.
+fn value_words(token: u32, load: u32) -> array<vec4<u32>, 4> {
+    let at = vec4<u32>(places[token], places[token + 1u], places[token + 2u], places[token + 3u]) + load * (1u + CACHE_F32);
+    return array<vec4<u32>, 4>(
+        vec4<u32>(v[at.x], v[at.x + CACHE_F32]), vec4<u32>(v[at.y], v[at.y + CACHE_F32]),
+        vec4<u32>(v[at.z], v[at.z + CACHE_F32]), vec4<u32>(v[at.w], v[at.w + CACHE_F32]));
+}
+
+// The weights of four rows for four tokens, from tile[at] on, times the values: column c has float c for the four rows.
+fn weighted(words: array<vec4<u32>, 4>, at: u32) -> mat4x4<f32> {
+    let of_tokens = mat4x4<f32>(load_four(words[0]), load_four(words[1]), load_four(words[2]), load_four(words[3]));
+    let of_rows = mat4x4<f32>(tile[at], tile[at + FOURS], tile[at + 2u * FOURS], tile[at + 3u * FOURS]);
+    return of_rows * transpose(of_tokens);
 }
 
 // Tokens that a column sees: all of them, and those that are no sinks.
@@ -186,6 +194,13 @@ fn attend(start: u32, stop: u32, first_head: u32, invocation: u32) {
             ));
         }
 
+        // Where the first stage's two keys that this invocation brings begin.
+        let bring = invocation / FOURS;
+        var place_a = (cache + token(min(bring, count - 1u), is_sink, oldest, last).y) * 2u * WORDS;
+        var place_b = (cache + token(min(bring + PLACES, count - 1u), is_sink, oldest, last).y) * 2u * WORDS;
+        let first_load = min(invocation % FOURS, LOADS - 1u);
+        var key_a = key_words(place_a, first_load);
+        var key_b = key_words(place_b, first_load);
         for (var begin = 0u; begin < count; begin += TILE) {
             workgroupBarrier(); // the queries are there, and the tile before is used up
             // Tokens behind the last of all repeat it, and no row sees them.
@@ -198,25 +213,40 @@ fn attend(start: u32, stop: u32, first_head: u32, invocation: u32) {
                 places[place] = (cache + token_a.y) * 2u * WORDS;
                 places[place + PLACES] = (cache + token_b.y) * 2u * WORDS;
             }
-            workgroupBarrier();
 
-            // Stages of FOURS vec4 of every key: two for each invocation to bring.
+            // Stages of FOURS vec4 of every key: two for each invocation to bring, while the stage before is multiplied.
             var a = vec4<f32>(0.0); // sums of four rows with the first and the second token
             var b = vec4<f32>(0.0);
             for (var stage = 0u; stage < LOADS; stage += FOURS) {
-                let brought = min(stage + invocation % FOURS, LOADS - 1u);
-                let key_a = key(invocation / FOURS, brought);
-                let key_b = key(invocation / FOURS + PLACES, brought);
-                workgroupBarrier(); // the stage before is used up
-                let at = invocation % FOURS * (TILE + 1u) + invocation / FOURS;
-                tile[at] = key_a;
-                tile[at + PLACES] = key_b;
+                if (stage > 0u) {
+                    workgroupBarrier(); // the stage before is used up
+                }
+                let at = invocation % FOURS * (TILE + 1u) + bring;
+                tile[at] = load_four(key_a);
+                tile[at + PLACES] = load_four(key_b);
+                if (stage + FOURS < LOADS) {
+                    let next = min(stage + FOURS + invocation % FOURS, LOADS - 1u);
+                    key_a = key_words(place_a, next);
+                    key_b = key_words(place_b, next);
+                }
                 workgroupBarrier();
                 for (var i = 0u; i < min(FOURS, LOADS - stage); i++) {
                     let matrix = queries[(stage + i) * FOURS + four];
                     a += matrix * tile[i * (TILE + 1u) + place];
                     b += matrix * tile[i * (TILE + 1u) + place + PLACES];
                 }
+            }
+            // The first values, and the next tile's first keys.
+            let limit = select(0u, min(TILE, count - begin), team < TEAMS);
+            let first_value = min(8u * team, TILE - 8u);
+            var values = value_words(first_value, load);
+            var more_values = value_words(first_value + 4u, load);
+            if (begin + TILE < count) {
+                let next = begin + TILE + bring;
+                place_a = (cache + token(min(next, count - 1u), is_sink, oldest, last).y) * 2u * WORDS;
+                place_b = (cache + token(min(next + PLACES, count - 1u), is_sink, oldest, last).y) * 2u * WORDS;
+                key_a = key_words(place_a, first_load);
+                key_b = key_words(place_b, first_load);
             }
             a = scores(four, a, behind_a);
             b = scores(four, b, behind_b);
@@ -251,11 +281,15 @@ fn attend(start: u32, stop: u32, first_head: u32, invocation: u32) {
 
             let factor = correction[own];
             sums = mat4x4<f32>(sums[0] * factor, sums[1] * factor, sums[2] * factor, sums[3] * factor);
-            for (var i = 4u * team; i < select(0u, min(TILE, count - begin), team < TEAMS); i += 4u * TEAMS) {
-                let of_tokens = mat4x4<f32>(value(i, load), value(i + 1u, load), value(i + 2u, load), value(i + 3u, load));
+            for (var i = 8u * team; i < limit; i += 8u * TEAMS) {
+                let these = values;
+                let more = more_values;
+                if (i + 8u * TEAMS < limit) {
+                    values = value_words(i + 8u * TEAMS, load);
+                    more_values = value_words(i + 8u * TEAMS + 4u, load);
+                }
                 let at = i * FOURS + own;
-                let of_rows = mat4x4<f32>(tile[at], tile[at + FOURS], tile[at + 2u * FOURS], tile[at + 3u * FOURS]);
-                sums += of_rows * transpose(of_tokens);
+                sums += weighted(these, at) + weighted(more, at + 4u * FOURS);
             }
         }
     }

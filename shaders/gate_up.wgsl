@@ -28,8 +28,24 @@ fn scale_word(at: u32) -> u32 {
     return scales[at];
 }
 
+// Four inputs of a column and their gains, before the norm; `finish_input` norms them.
+fn raw_input(column: u32, word: u32) -> Raw {
+    return Raw(x[column * (params.in_stride / 4u) + word], gain[word]);
+}
+
+fn finish_input(raw: Raw, column: u32, word: u32) -> vec4<f32> {
+    return normed(raw, column, word, 8u * params.blocks);
+}
+
 fn load_input(column: u32, word: u32) -> vec4<f32> {
-    return normed(x[column * (params.in_stride / 4u) + word], column, word, 8u * params.blocks);
+    return finish_input(raw_input(column, word), column, word);
+}
+
+fn keep(row: u32, column: u32, products: vec2<f32>) {
+    if (column < columns.active_ && row < params.ffn_dim) {
+        let y = products * factor_of(column - first_of_tile, params.dim, params.eps);
+        h[column * params.out_stride + row] = activate(y.x) * y.y;
+    }
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -45,15 +61,5 @@ fn gate_up(
     }
     let row = min(first_row + own_pair(invocation), params.ffn_dim - 1u);
     measure(first_column, params.in_stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
-    multiply(vec2<u32>(row, params.ffn_dim + row), params.blocks, first_column, invocation);
-
-    for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
-        let c = item / PAIRS;
-        let column = first_column + c;
-        let row = first_row + item % PAIRS;
-        if (column < columns.active_ && row < params.ffn_dim) {
-            let y = product(item) * factor_of(c, params.dim, params.eps);
-            h[column * params.out_stride + row] = activate(y.x) * y.y;
-        }
-    }
+    multiply(vec2<u32>(row, params.ffn_dim + row), params.blocks, first_row, first_column, invocation);
 }

@@ -28,8 +28,17 @@ override BIAS: u32; // 0 or 1
 @group(0) @binding(8) var<storage, read> more_quants: array<vec4<u32>>; // [rows][blocks][words / 4], the rows behind those in quants; read if FIRST_QUANTS
 @group(0) @binding(9) var<storage, read> more_scales: array<u32>; // [rows][words], theirs
 
+// Four inputs of a column and their gains, before the norm; `finish_input` norms them.
+fn raw_input(column: u32, word: u32) -> Raw {
+    return Raw(x[column * (params.in_stride / 4u) + word], gain[word]);
+}
+
+fn finish_input(raw: Raw, column: u32, word: u32) -> vec4<f32> {
+    return normed(raw, column, word, 8u * params.blocks);
+}
+
 fn load_input(column: u32, word: u32) -> vec4<f32> {
-    return normed(x[column * (params.in_stride / 4u) + word], column, word, 8u * params.blocks);
+    return finish_input(raw_input(column, word), column, word);
 }
 
 fn finish(y: f32, row: u32) -> f32 {
@@ -38,6 +47,19 @@ fn finish(y: f32, row: u32) -> f32 {
         sum += bias[row];
     }
     return soft_cap(activate(sum), params.cap);
+}
+
+fn keep(pair: u32, column: u32, products: vec2<f32>) {
+    let row = 2u * pair;
+    if (column < columns.active_ && row < params.rows) {
+        let y = products * factor_of(column - first_of_tile, params.dim, params.eps);
+        let to = params.first_row + row;
+        let at = column * params.out_stride + to;
+        out[at] = finish(y.x, to);
+        if (row < params.rows - 1u) {
+            out[at + 1u] = finish(y.y, to + 1u);
+        }
+    }
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -56,20 +78,5 @@ fn linear(
     measure(first_column, params.in_stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
     is_other = min(row, last_row) >= params.other_row;
     let rows = min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)) - select(0u, params.other_row, is_other);
-    multiply(rows, params.blocks, first_column, invocation);
-
-    for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
-        let c = item / PAIRS;
-        let column = first_column + c;
-        let row = 2u * (first_pair + item % PAIRS);
-        if (column < columns.active_ && row < params.rows) {
-            let y = product(item) * factor_of(c, params.dim, params.eps);
-            let to = params.first_row + row;
-            let at = column * params.out_stride + to;
-            out[at] = finish(y.x, to);
-            if (row < last_row) {
-                out[at + 1u] = finish(y.y, to + 1u);
-            }
-        }
-    }
+    multiply(rows, params.blocks, first_pair, first_column, invocation);
 }

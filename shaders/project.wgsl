@@ -31,6 +31,34 @@ fn scale_word(at: u32) -> u32 {
     return scales[at];
 }
 
+var<private> before: vec2<f32>;     // what the residual is at the first item that this invocation keeps: asked for before
+var<private> before_at: vec2<u32>;  // the product, so that nobody waits for it; and that item's pair and column
+
+fn residual(pair: u32, column: u32) -> vec2<f32> {
+    let row = min(2u * pair, params.rows - 1u);
+    let at = min(column, columns.active_ - 1u) * params.out_stride + row;
+    return vec2<f32>(x[at], x[select(at, at + 1u, row + 1u < params.rows)]);
+}
+
+fn keep(pair: u32, column: u32, products: vec2<f32>) {
+    let row = 2u * pair;
+    if (column < columns.active_ && row < params.rows) {
+        let last_row = params.rows - 1u;
+        var y = products;
+        if (BIAS == 1u) {
+            y += vec2<f32>(bias[row], bias[min(row + 1u, last_row)]);
+        }
+        if (any(before_at != vec2<u32>(pair, column))) {
+            before = residual(pair, column);
+        }
+        let at = column * params.out_stride + row;
+        x[at] = before.x + y.x;
+        if (row < last_row) {
+            x[at + 1u] = before.y + y.y;
+        }
+    }
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn project(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -44,21 +72,7 @@ fn project(
     }
     let last_row = params.rows - 1u;
     let row = 2u * (first_pair + own_pair(invocation));
-    multiply_input(min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)), first_column, invocation);
-
-    for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
-        let column = first_column + item / PAIRS;
-        let row = 2u * (first_pair + item % PAIRS);
-        if (column < columns.active_ && row < params.rows) {
-            var y = product(item);
-            if (BIAS == 1u) {
-                y += vec2<f32>(bias[row], bias[min(row + 1u, last_row)]);
-            }
-            let at = column * params.out_stride + row;
-            x[at] += y.x;
-            if (row < last_row) {
-                x[at + 1u] += y.y;
-            }
-        }
-    }
+    before_at = vec2<u32>(first_pair + invocation % PAIRS, first_column + invocation / PAIRS);
+    before = residual(before_at.x, before_at.y);
+    multiply_input(min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)), first_pair, first_column, invocation);
 }

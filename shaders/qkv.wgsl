@@ -47,8 +47,17 @@ fn scale_word(at: u32) -> u32 {
     return scales[at + select(0u, FIRST_SCALES, is_other)];
 }
 
+// Four inputs of a column and their gains, before the norm; `finish_input` norms them.
+fn raw_input(column: u32, word: u32) -> Raw {
+    return Raw(x[column * (params.stride / 4u) + word], gain[word]);
+}
+
+fn finish_input(raw: Raw, column: u32, word: u32) -> vec4<f32> {
+    return normed(raw, column, word, 8u * params.blocks);
+}
+
 fn load_input(column: u32, word: u32) -> vec4<f32> {
-    return normed(x[column * (params.stride / 4u) + word], column, word, 8u * params.blocks);
+    return finish_input(raw_input(column, word), column, word);
 }
 
 // The two rows that make a pair; both are counted over queries, keys and values.
@@ -56,6 +65,17 @@ fn rows_of_pair(pair: u32) -> vec2<u32> {
     let half = params.head_dim / 2u;
     let i = pair % half;
     return rows_in_head(i, pair < (params.n_heads + params.n_kv_heads) * half) + 2u * (pair - i);
+}
+
+fn keep(pair: u32, column: u32, products: vec2<f32>) {
+    if (column < columns.active_ && pair < params.pairs) {
+        var y = products * factor_of(column - first_of_tile, params.dim, params.eps);
+        if (BIAS == 1u) {
+            let rows = rows_of_pair(params.first_pair + pair);
+            y += vec2<f32>(bias[rows.x], bias[rows.y]);
+        }
+        store(column, params.first_pair + pair, clamp(y, vec2<f32>(-params.limit), vec2<f32>(params.limit)));
+    }
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -73,19 +93,6 @@ fn qkv(
     is_other = own >= params.other_pair;
     let before = params.first_pair + select(0u, params.other_pair, is_other);
     measure(first_column, params.stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
-    multiply(rows_of_pair(params.first_pair + own) - 2u * before, params.blocks, first_column, invocation);
-
-    for (var item = invocation; item < PAIRS * COLUMNS; item += WORKGROUP) {
-        let c = item / PAIRS;
-        let column = first_column + c;
-        let pair = first_pair + item % PAIRS;
-        if (column < columns.active_ && pair < params.pairs) {
-            var y = product(item) * factor_of(c, params.dim, params.eps);
-            if (BIAS == 1u) {
-                let rows = rows_of_pair(params.first_pair + pair);
-                y += vec2<f32>(bias[rows.x], bias[rows.y]);
-            }
-            store(column, params.first_pair + pair, clamp(y, vec2<f32>(-params.limit), vec2<f32>(params.limit)));
-        }
-    }
+    let rows = rows_of_pair(params.first_pair + own) - 2u * before;
+    multiply(rows, params.blocks, first_pair, first_column, invocation);
 }

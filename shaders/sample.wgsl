@@ -101,9 +101,18 @@ fn noisy(column: u32, id: u32, logit: f32, position: u32) -> f32 {
     return logit / settings[column].temperature - log(-log(uniform_number));
 }
 
+// Logits of a token and of the next ones of this invocation, LOWEST behind the last one. One workgroup has the whole
+// vocabulary to read: where many are asked for before the first is used, it waits less often.
+fn four_logits(id: u32) -> vec4<f32> {
+    let last = params.vocab_size - 1u;
+    let ids = id + WORKGROUP * vec4<u32>(0u, 1u, 2u, 3u);
+    let at = first_logit + min(ids, vec4<u32>(last));
+    return select(vec4<f32>(LOWEST), vec4<f32>(logits[at.x], logits[at.y], logits[at.z], logits[at.w]), ids <= vec4<u32>(last));
+}
+
 // What candidates are sorted by, largest first: bits that order like the logit, then the lower id. -0 counts as 0.
-fn rank(id: u32) -> vec2<u32> {
-    let bits = bitcast<u32>(logits[first_logit + id]);
+fn rank(id: u32, logit: f32) -> vec2<u32> {
+    let bits = bitcast<u32>(logit);
     let key = select(bits ^ select(0x80000000u, 0xffffffffu, bits >= 0x80000000u), 0x80000000u, bits == 0x80000000u);
     return vec2<u32>(key, MAX_ID - id);
 }
@@ -134,6 +143,29 @@ fn penalise(column: u32, invocation: u32) {
     }
 }
 
+// Which entries count, and by which of their digits.
+struct Counting {
+    lowest: vec2<u32>,
+    mask: vec2<u32>,
+    is_id: bool,
+    shift: u32,
+}
+
+fn count_one(id: u32, logit: f32, counting: Counting) {
+    let entry = rank(id, logit);
+    if (id < params.vocab_size && all((entry & counting.mask) == counting.lowest)) {
+        atomicAdd(&histogram[(select(entry.x, entry.y, counting.is_id) >> counting.shift) & 255u], 1u);
+    }
+}
+
+// Puts an entry into the room if it is a candidate.
+fn put_one(id: u32, logit: f32, lowest: vec2<u32>) {
+    let entry = rank(id, logit);
+    if (id < params.vocab_size && !is_before(lowest, entry)) {
+        room[atomicAdd(&found, 1u) % ROOM] = entry;
+    }
+}
+
 // Sorts the `count` (at most 256) most likely tokens into the front of `room`, best first.
 fn sort_most_likely(count: u32, invocation: u32) {
     // Radix select: finds digit by digit how far down candidates reach, until all from there on up fit into the room.
@@ -146,11 +178,13 @@ fn sort_most_likely(count: u32, invocation: u32) {
         let shift = 8u * select(3u - digit, 6u - digit, is_id);
         atomicStore(&histogram[invocation], 0u);
         workgroupBarrier();
-        for (var id = invocation; id < params.vocab_size; id += WORKGROUP) {
-            let entry = rank(id);
-            if (all((entry & mask) == lowest)) {
-                atomicAdd(&histogram[(select(entry.x, entry.y, is_id) >> shift) & 255u], 1u);
-            }
+        let counting = Counting(lowest, mask, is_id, shift);
+        for (var id = invocation; id < params.vocab_size; id += 4u * WORKGROUP) {
+            let four = four_logits(id);
+            count_one(id, four.x, counting);
+            count_one(id + WORKGROUP, four.y, counting);
+            count_one(id + 2u * WORKGROUP, four.z, counting);
+            count_one(id + 3u * WORKGROUP, four.w, counting);
         }
         workgroupBarrier();
         if (invocation < 16u) {
@@ -186,11 +220,12 @@ fn sort_most_likely(count: u32, invocation: u32) {
         atomicStore(&found, 0u);
     }
     workgroupBarrier();
-    for (var id = invocation; id < params.vocab_size; id += WORKGROUP) {
-        let entry = rank(id);
-        if (!is_before(lowest, entry)) {
-            room[atomicAdd(&found, 1u) % ROOM] = entry;
-        }
+    for (var id = invocation; id < params.vocab_size; id += 4u * WORKGROUP) {
+        let four = four_logits(id);
+        put_one(id, four.x, lowest);
+        put_one(id + WORKGROUP, four.y, lowest);
+        put_one(id + 2u * WORKGROUP, four.z, lowest);
+        put_one(id + 3u * WORKGROUP, four.w, lowest);
     }
     workgroupBarrier();
 
@@ -252,10 +287,14 @@ fn choose(column: u32, position: u32, invocation: u32) -> u32 {
     }
     if (settings[column].top_k == 0u && settings[column].top_p >= 1.0) {
         let likely = most_likely(invocation).value + settings[column].ln_min_p;
-        for (var id = invocation; id < params.vocab_size; id += WORKGROUP) {
-            let logit = logits[first_logit + id];
-            if (logit >= likely) {
-                best = better(best, Best(noisy(column, id, logit, position), id));
+        for (var id = invocation; id < params.vocab_size; id += 4u * WORKGROUP) {
+            let four = four_logits(id);
+            for (var i = 0u; i < 4u; i++) {
+                let other = id + i * WORKGROUP;
+                let logit = select(select(four.x, four.y, i == 1u), select(four.z, four.w, i == 3u), i >= 2u);
+                if (other < params.vocab_size && logit >= likely) {
+                    best = better(best, Best(noisy(column, other, logit, position), other));
+                }
             }
         }
         return best_of_all(best, invocation).order;
@@ -274,26 +313,47 @@ fn choose(column: u32, position: u32, invocation: u32) -> u32 {
     return MAX_ID - room[best_of_all(best, invocation).order % ROOM].y;
 }
 
+// The largest of what was seen so far at each of four places, of equals the first; and which round of tokens it was in.
+struct Largest {
+    value: vec4<f32>,
+    first: vec4<u32>,
+}
+
+fn larger(before: Largest, four: vec4<f32>, id: u32) -> Largest {
+    let is_larger = four > before.value;
+    return Largest(select(before.value, four, is_larger), select(before.first, vec4<u32>(id), is_larger));
+}
+
 // The most likely token, for all invocations.
 fn most_likely(invocation: u32) -> Best {
-    var best = Best(LOWEST, 0xffffffffu);
-    for (var id = invocation; id < params.vocab_size; id += WORKGROUP) {
-        best = better(best, Best(logits[first_logit + id], id));
+    var largest = Largest(vec4<f32>(LOWEST), vec4<u32>(0xffffffffu - 3u * WORKGROUP));
+    for (var id = invocation; id < params.vocab_size; id += 16u * WORKGROUP) {
+        let a = four_logits(id);
+        let b = four_logits(id + 4u * WORKGROUP);
+        let c = four_logits(id + 8u * WORKGROUP);
+        let d = four_logits(id + 12u * WORKGROUP);
+        largest = larger(largest, a, id);
+        largest = larger(largest, b, id + 4u * WORKGROUP);
+        largest = larger(largest, c, id + 8u * WORKGROUP);
+        largest = larger(largest, d, id + 12u * WORKGROUP);
     }
-    return best_of_all(best, invocation);
+    let ids = largest.first + WORKGROUP * vec4<u32>(0u, 1u, 2u, 3u);
+    let one = better(Best(largest.value.x, ids.x), Best(largest.value.y, ids.y));
+    let other = better(Best(largest.value.z, ids.z), Best(largest.value.w, ids.w));
+    return best_of_all(better(one, other), invocation);
 }
 
 // log(softmax) of a token among all, for invocation 0.
 fn log_probability(id: u32, invocation: u32) -> f32 {
     let highest = most_likely(invocation).value;
     workgroupBarrier(); // all have read what it left
-    var sum = 0.0;
-    for (var other = invocation; other < params.vocab_size; other += WORKGROUP) {
-        sum += exp(logits[first_logit + other] - highest);
+    var own = vec4<f32>(0.0);
+    for (var other = invocation; other < params.vocab_size; other += 4u * WORKGROUP) {
+        own += exp(max(four_logits(other) - highest, vec4<f32>(-87.0)));
     }
-    values[invocation] = sum;
+    values[invocation] = (own.x + own.y) + (own.z + own.w);
     workgroupBarrier();
-    sum = 0.0;
+    var sum = 0.0;
     if (invocation == 0u) {
         for (var i = 0u; i < WORKGROUP; i++) {
             sum += values[i];

@@ -200,8 +200,9 @@ impl<'a> Forward<'a> {
         // The same for every tuning, so that plans of one run on the buffers of another.
         let most_split = Shape { tuning: Tuning { workgroups: u32::MAX, ..Tuning::GPU }, ..*shape };
         let columns = shape.chunk.max(shape.streams);
-        let parts = (1..=columns.min(8))
-            .map(|columns| columns * Cut::new(config, &most_split, columns, u32::MAX, false).splits);
+        let parts = (1..=columns.min(8)).map(|columns| {
+            columns * Cut::new(config, &most_split, columns, u32::MAX, false).splits.next_multiple_of(4)
+        });
         let parts = parts.max().unwrap_or(1);
         let mut floats = |name: &str, width: u32, columns: u32| {
             buffers.add(name, 4 * u64::from(padded(width)) * u64::from(columns), Purpose::Work)

@@ -72,15 +72,22 @@ fn resolve(tier: Tier, features: wgpu::Features, matrix: Option<Tier>) -> Option
 
 /// What the tier `matrix` asks of a device.
 const MATRIX: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
-/// Bytes of workgroup memory that it takes at most.
-pub const MATRIX_MEMORY: u32 = 32 << 10;
+/// Bytes of workgroup memory that it takes at most, with one buffer of operands and with two.
+pub const MATRIX_MEMORY: [u32; 2] = [32 << 10, 48 << 10];
+
+/// Invocations of a workgroup that it takes at most: eight subgroups.
+fn matrix_invocations(adapter: &wgpu::Adapter) -> u32 {
+    8 * adapter.get_info().subgroup_max_size.max(32)
+}
 
 /// The tier `matrix` as an adapter runs it: by the largest matrices of f16 with f32 sums; `None` if it has none.
 fn matrix_tier(adapter: &wgpu::Adapter) -> Option<Tier> {
     use wgpu::CooperativeScalarType::{F16, F32};
     let kinds = adapter.cooperative_matrix_properties();
     let is_able = adapter.features().contains(MATRIX)
-        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_MEMORY
+        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_MEMORY[0]
+        && adapter.limits().max_compute_invocations_per_workgroup >= matrix_invocations(adapter)
+        && adapter.limits().max_compute_workgroup_size_x >= matrix_invocations(adapter)
         && (8..=64).contains(&adapter.get_info().subgroup_max_size);
     let has = |size: u32| {
         let fits = |kind: &wgpu::CooperativeMatrixProperties| {
@@ -184,9 +191,14 @@ impl Gpu {
         let info = adapter.get_info();
         let most = adapter.limits();
         let defaults = wgpu::Limits::defaults();
-        let memory = if matrix.is_some() { MATRIX_MEMORY } else { 0 };
+        let (memory, invocations) =
+            if matrix.is_some() { (MATRIX_MEMORY[1], matrix_invocations(adapter)) } else { (0, 0) };
         let required_limits = wgpu::Limits {
-            max_compute_workgroup_storage_size: defaults.max_compute_workgroup_storage_size.max(memory),
+            max_compute_workgroup_storage_size: defaults
+                .max_compute_workgroup_storage_size
+                .max(memory.min(most.max_compute_workgroup_storage_size)),
+            max_compute_invocations_per_workgroup: defaults.max_compute_invocations_per_workgroup.max(invocations),
+            max_compute_workgroup_size_x: defaults.max_compute_workgroup_size_x.max(invocations),
             max_buffer_size: most.max_buffer_size.max(defaults.max_buffer_size),
             max_storage_buffer_binding_size: most
                 .max_storage_buffer_binding_size

@@ -61,8 +61,9 @@ pub enum Tier {
     Portable,
     /// Lanes add up their sums by subgroup operations ([`SHARE`]). Sums in another order, else the same.
     Subgroup,
-    /// Tiles of products ([`MATMUL`]) by cooperative matrices of 16 rows and columns, natively. Weights and activations come
-    /// in two parts of f16 there, 22 bits (`docs/checks.md`). Natively the default where [`crate::tuning`] finds it to be faster.
+    /// Tiles of products ([`MATMUL`]) by cooperative matrices of 16 rows and columns, natively. Weights are
+    /// rounded to f16 there, inputs come in two parts of it (`docs/checks.md`). Natively the default where [`crate::tuning`] finds
+    /// it to be faster.
     Matrix,
     /// The same by matrices of 8 rows and columns: what `matrix` is on adapters that have no others ([`crate::gpu::Gpu::at`]).
     SmallMatrix,

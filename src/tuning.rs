@@ -18,8 +18,8 @@ pub(crate) use measure::{in_faster_tier, key, measure};
 /// Parameters that suit one device better than another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Invocations that share a row pair of a matrix (override `LANES`), a power of two up to 64. With 1 no kernel has
-    /// barriers in its loops, and bits are those of the twins.
+    /// Invocations that share a row pair of a matrix, at least (override `LANES`; [`crate::kernels::matmul::Cut`]), a power of two
+    /// up to 64. With 1 no kernel has barriers in its loops, and bits are those of the twins.
     pub lanes: u32,
     /// Workgroups that attention should have at least: what the cache is split for.
     pub workgroups: u32,

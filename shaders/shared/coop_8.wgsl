@@ -7,22 +7,34 @@ alias Left = array<coop_mat8x8<f16, A>, 4>;  // [half of the rows][half of the i
 alias Right = array<coop_mat8x8<f16, B>, 4>; // [half of the inputs][half of the columns]
 alias Sums = array<coop_mat8x8<f32, C>, 4>;  // [half of the rows][half of the columns]
 
+override HALVES: u32 = 4u * OPERANDS;
+
+var<workgroup> operands: array<f16, HALVES>; // a line each 4 · STRIDE or 4 · COLUMN_STRIDE; Metal loads matrices from scalars only
+
+// Four operands in a row; `at`, here and below: fours.
+fn put(at: u32, values: vec4<f16>) {
+    operands[4u * at] = values.x;
+    operands[4u * at + 1u] = values.y;
+    operands[4u * at + 2u] = values.z;
+    operands[4u * at + 3u] = values.w;
+}
+
 // 16 rows of weights, 16 of their inputs.
 fn left(at: u32) -> Left {
     return Left(
-        coopLoadT<coop_mat8x8<f16, A>>(&operands[at], STRIDE),
-        coopLoadT<coop_mat8x8<f16, A>>(&operands[at + 8u], STRIDE),
-        coopLoadT<coop_mat8x8<f16, A>>(&operands[at + 8u * STRIDE], STRIDE),
-        coopLoadT<coop_mat8x8<f16, A>>(&operands[at + 8u * STRIDE + 8u], STRIDE));
+        coopLoadT<coop_mat8x8<f16, A>>(&operands[4u * at], 4u * STRIDE),
+        coopLoadT<coop_mat8x8<f16, A>>(&operands[4u * at + 8u], 4u * STRIDE),
+        coopLoadT<coop_mat8x8<f16, A>>(&operands[4u * at + 32u * STRIDE], 4u * STRIDE),
+        coopLoadT<coop_mat8x8<f16, A>>(&operands[4u * at + 32u * STRIDE + 8u], 4u * STRIDE));
 }
 
 // As many inputs of 16 columns.
 fn right(at: u32) -> Right {
     return Right(
-        coopLoad<coop_mat8x8<f16, B>>(&operands[at], STRIDE),
-        coopLoad<coop_mat8x8<f16, B>>(&operands[at + 8u * STRIDE], STRIDE),
-        coopLoad<coop_mat8x8<f16, B>>(&operands[at + 8u], STRIDE),
-        coopLoad<coop_mat8x8<f16, B>>(&operands[at + 8u * STRIDE + 8u], STRIDE));
+        coopLoad<coop_mat8x8<f16, B>>(&operands[4u * at], 4u * COLUMN_STRIDE),
+        coopLoad<coop_mat8x8<f16, B>>(&operands[4u * at + 32u * COLUMN_STRIDE], 4u * COLUMN_STRIDE),
+        coopLoad<coop_mat8x8<f16, B>>(&operands[4u * at + 8u], 4u * COLUMN_STRIDE),
+        coopLoad<coop_mat8x8<f16, B>>(&operands[4u * at + 32u * COLUMN_STRIDE + 8u], 4u * COLUMN_STRIDE));
 }
 
 fn multiply_add(a: Left, b: Right, sums: Sums) -> Sums {
@@ -34,8 +46,8 @@ fn multiply_add(a: Left, b: Right, sums: Sums) -> Sums {
 }
 
 fn put_sums(sums: Sums, at: u32) {
-    coopStore(sums[0], &products[at], ROWS);
-    coopStore(sums[1], &products[at + 8u * ROWS], ROWS);
-    coopStore(sums[2], &products[at + 8u], ROWS);
-    coopStore(sums[3], &products[at + 8u * ROWS + 8u], ROWS);
+    coopStore(sums[0], &products[at], 16u);
+    coopStore(sums[1], &products[at + 128u], 16u);
+    coopStore(sums[2], &products[at + 8u], 16u);
+    coopStore(sums[3], &products[at + 128u + 8u], 16u);
 }

@@ -8,7 +8,9 @@
 
 override LAYER_NORM: u32; // 0 or 1
 override SHARES: u32 = COLUMNS * SHARERS;
-override EIGHTHS: u32 = SHARES / 8u;
+// At least 16 bytes, like all workgroup memory beside matmul_coop.wgsl's: cooperative matrices are loaded from multiples of 16
+// bytes, and where a driver puts an array depends on the others.
+override EIGHTHS: u32 = select(4u, 8u * COLUMNS, SHARERS >= 64u);
 
 // No longer than they need be, here and in all that decodes: browsers fill workgroup memory with zeros in every workgroup.
 var<workgroup> parts: array<f32, SHARES>;     // [column][SHARERS]: sum of a share of x or x²
@@ -16,6 +18,13 @@ var<workgroup> eighths: array<f32, EIGHTHS>;  // [column][8]: sums of eight of t
 var<workgroup> means: array<f32, COLUMNS>;    // [column], layer norm only
 var<workgroup> inverses: array<f32, COLUMNS>; // [column]: 1 / sqrt(variance + eps), layer norm only
 var<private> first_of_tile: u32;              // first column of the workgroup
+var<private> square: vec4<f32>;               // of what this invocation has staged of a column
+
+// Four inputs as they come from memory.
+struct Raw {
+    value: vec4<f32>,
+    gain: vec4<f32>,
+}
 
 // Sums of x or of squares (of the distance from the mean) into `eighths`. `stride`, `words`: vec4 from one column to
 // the next, and in one; `dim`: floats that count.
@@ -35,22 +44,26 @@ fn add_up(stride: u32, words: u32, dim: u32, invocation: u32, is_square: bool) {
         parts[c * SHARERS + sharer] = (sum.x + sum.z) + (sum.y + sum.w);
     }
     workgroupBarrier();
-    if (SHARERS == 64u) {
-        if (invocation < 8u * COLUMNS) {
-            var sum = 0.0;
-            for (var i = 0u; i < 8u; i++) {
-                sum += parts[8u * invocation + i];
-            }
-            eighths[invocation] = sum;
-        }
+    if (SHARERS >= 64u) {
+        add_eighths(invocation);
         workgroupBarrier();
+    }
+}
+
+fn add_eighths(invocation: u32) {
+    if (invocation < 8u * COLUMNS) {
+        var sum = 0.0;
+        for (var i = 0u; i < SHARERS / 8u; i++) {
+            sum += parts[SHARERS / 8u * invocation + i];
+        }
+        eighths[invocation] = sum;
     }
 }
 
 // Mean of what `add_up` added for column `c` of the workgroup.
 fn mean_of(c: u32, dim: u32) -> f32 {
     var sum = 0.0;
-    if (SHARERS == 64u) {
+    if (SHARERS >= 64u) {
         for (var i = 0u; i < 8u; i++) {
             sum += eighths[8u * c + i];
         }
@@ -62,9 +75,12 @@ fn mean_of(c: u32, dim: u32) -> f32 {
     return sum * (1.0 / f32(dim)); // adapters divide by multiplying with the reciprocal
 }
 
-// Gets ready for `normed` and `factor_of`; every invocation of the workgroup must call it.
+// Gets ready for `normed` and `factor_of` (or `add_squares`); every invocation of the workgroup must call it.
 fn measure(first: u32, stride: u32, words: u32, dim: u32, eps: f32, invocation: u32) {
     first_of_tile = first;
+    if (squares_come_later()) {
+        return;
+    }
     if (LAYER_NORM == 1u) {
         add_up(stride, words, dim, invocation, false);
         for (var c = invocation; c < COLUMNS; c += WORKGROUP) {
@@ -81,13 +97,38 @@ fn measure(first: u32, stride: u32, words: u32, dim: u32, eps: f32, invocation: 
     }
 }
 
+// Whether the squares of an RMS norm are added up while the inputs are staged, so that x is read once.
+fn squares_come_later() -> bool {
+    return LAYER_NORM == 0u && is_staged();
+}
+
+// After this invocation has staged its part of column `c` of the workgroup, or of one tile of it (`is_first`: the first).
+// `sharer`: which of the SHARERS parts that is.
+fn put_squares(c: u32, sharer: u32, is_first: bool) {
+    if (squares_come_later()) {
+        let at = c * SHARERS + sharer;
+        parts[at] = select(parts[at], 0.0, is_first) + (square.x + square.z) + (square.y + square.w);
+        square = vec4<f32>(0.0);
+    }
+}
+
+// After all parts and a barrier, and with a barrier behind it: gets ready for `factor_of` where there are many parts.
+fn add_squares(invocation: u32) {
+    if (squares_come_later() && SHARERS >= 64u) {
+        add_eighths(invocation);
+    }
+}
+
 // Four inputs of a column as they go into the product. `words`: vec4 of the gain.
-fn normed(value: vec4<f32>, column: u32, word: u32, words: u32) -> vec4<f32> {
+fn normed(raw: Raw, column: u32, word: u32, words: u32) -> vec4<f32> {
     if (LAYER_NORM == 1u) {
         let c = column - first_of_tile;
-        return (value - means[c]) * inverses[c] * gain[word] + gain[words + word];
+        return (raw.value - means[c]) * inverses[c] * raw.gain + gain[words + word];
     }
-    return value * gain[word];
+    if (is_staged()) {
+        square += raw.value * raw.value;
+    }
+    return raw.value * raw.gain;
 }
 
 // What multiplies the products of column `c` of the workgroup.
@@ -98,7 +139,17 @@ fn factor_of(c: u32, dim: u32, eps: f32) -> f32 {
     return 1.0 / sqrt(mean_of(c, dim) + eps);
 }
 
-// A factor that brings the inputs of column `c` of the workgroup near to 1, for those that round them to f16.
-fn input_scale(c: u32) -> f32 {
-    return factor_of(c, params.dim, params.eps);
+// A power of two that brings the inputs of a column near to 1, for those that round them to f16: 1 / rms of 32 values, which
+// may be far off, as f16 reaches from 2^-14 to 2^16.
+fn input_power(column: u32) -> f32 {
+    if (LAYER_NORM == 1u) {
+        return 1.0;
+    }
+    var sum = vec4<f32>(0.0);
+    for (var n = 0u; n < 8u; n++) {
+        let value = raw_input(column, n * params.blocks).value;
+        sum += value * value;
+    }
+    let inverse = 1.0 / sqrt(0.03125 * ((sum.x + sum.z) + (sum.y + sum.w)) + params.eps);
+    return bitcast<f32>(bitcast<u32>(inverse) & 0x7f800000u);
 }

@@ -2,80 +2,76 @@
 // anew, which is cheaper than a dispatch of its own.
 //
 // A part is m, the largest of its scores, l, the sum of exp(score - m), and the sum of exp(score - m) · value. Together:
-// M = max m, weight = exp(m - M) / Σ exp(m - M) l, input = Σ weight · sum (Flash-Decoding, Dao et al. 2023).
-// `input` holds [column][SPLITS][in_stride / 4] sums, then [column][SPLITS][n_heads] pairs m, l, two of them in a vec4.
+// M = max m, input = Σ exp(m - M) sum / Σ exp(m - M) l (Flash-Decoding, Dao et al. 2023). Whoever puts a word together makes
+// the factors for itself: all that it reads is under way at once, and nothing waits for others.
+// `input` holds [column][SPLITS][in_stride / 4] sums, then [column][n_heads][SPLITS, rounded up to fours] pairs m, l, two of
+// them in a vec4.
 
-override SPLITS: u32; // 2 to 16; COLUMNS · n_heads · SPLITS is at most 1024
+override SPLITS: u32; // 2 to 16
 
-override WORDS: u32 = 64u / COLUMNS * 8u; // vec4 of a column at once: whole blocks
+override ROUNDED: u32 = (SPLITS + 3u) / 4u * 4u;
 
-var<workgroup> weights: array<f32, 1024>;       // [column][head][part]
-var<workgroup> whole: array<vec4<f32>, 512>;    // [column][WORDS]: the input from `whole_from` on
-var<private> whole_from: u32;                   // vec4 of the input
-var<private> whole_first: u32;                  // column
+const LOWEST: f32 = -3e38; // below every score
 
+// Parts put together.
+struct Joined {
+    most: f32, // M
+    l: f32,
+    sum: vec4<f32>,
+}
+
+// Four more parts, from `part` on; `sums` and `pairs`: where the column's sums of the word and its head's pairs begin.
+fn add_parts(before: Joined, sums: u32, pairs: u32, part: u32) -> Joined {
+    let stride = params.in_stride / 4u;
+    let last = SPLITS - 1u;
+    let a = input[sums + part * stride];
+    let b = input[sums + min(part + 1u, last) * stride];
+    let c = input[sums + min(part + 2u, last) * stride];
+    let d = input[sums + min(part + 3u, last) * stride];
+    let ab = input[pairs + part / 2u];
+    let cd = input[pairs + part / 2u + 1u];
+    let is_part = vec4<u32>(part, part + 1u, part + 2u, part + 3u) < vec4<u32>(SPLITS);
+    let m = select(vec4<f32>(LOWEST), vec4<f32>(ab.xz, cd.xz), is_part);
+    let l = select(vec4<f32>(0.0), vec4<f32>(ab.yw, cd.yw), is_part);
+    let most = max(max(before.most, max(m.x, m.y)), max(m.z, m.w));
+    let own = exp(max(m - most, vec4<f32>(-87.0)));
+    let factor = exp(max(before.most - most, -87.0));
+    let sum = (own.x * a + own.y * b) + (own.z * c + own.w * d);
+    return Joined(most, factor * before.l + dot(own, l), factor * before.sum + sum);
+}
+
+// Four inputs of a column, put together.
 fn load_input(column: u32, word: u32) -> vec4<f32> {
-    return whole[(column - whole_first) * WORDS + word - whole_from];
+    let words = params.n_heads * (params.half / 2u);
+    let stride = params.in_stride / 4u;
+    let inside = min(word, words - 1u);
+    let sums = column * SPLITS * stride + inside;
+    let head = inside / (params.half / 2u);
+    let pairs = params.columns * SPLITS * stride + (column * params.n_heads + head) * (ROUNDED / 2u);
+    var joined = add_parts(Joined(LOWEST, 0.0, vec4<f32>(0.0)), sums, pairs, 0u);
+    if (SPLITS > 4u) { joined = add_parts(joined, sums, pairs, 4u); }
+    if (SPLITS > 8u) { joined = add_parts(joined, sums, pairs, 8u); }
+    if (SPLITS > 12u) { joined = add_parts(joined, sums, pairs, 12u); }
+    return select(joined.sum * (1.0 / joined.l), vec4<f32>(0.0), word >= words); // behind the last head
 }
 
-// m and l of head `head` in part `part`.
-fn part_of(column: u32, part: u32, head: u32) -> vec2<f32> {
-    let at = (column * SPLITS + part) * params.n_heads + head;
-    let two = input[params.columns * SPLITS * (params.in_stride / 4u) + at / 2u];
-    return select(two.xy, two.zw, at % 2u == 1u);
+fn multiply_input(rows: vec2<u32>, first_pair: u32, first: u32, invocation: u32) {
+    multiply(rows, params.blocks, first_pair, first, invocation);
 }
 
-// The weights of all parts, for the columns of the workgroup.
-fn weigh(invocation: u32) {
-    for (var item = invocation; item < COLUMNS * params.n_heads; item += WORKGROUP) {
-        let column = min(whole_first + item / params.n_heads, columns.active_ - 1u);
-        let head = item % params.n_heads;
-        var most = part_of(column, 0u, head).x;
-        for (var part = 1u; part < SPLITS; part++) {
-            most = max(most, part_of(column, part, head).x);
-        }
-        var sum = 0.0;
-        for (var part = 0u; part < SPLITS; part++) {
-            let own = part_of(column, part, head);
-            let weight = exponential(own.x - most);
-            weights[item * SPLITS + part] = weight;
-            sum += weight * own.y;
-        }
-        for (var part = 0u; part < SPLITS; part++) {
-            weights[item * SPLITS + part] *= 1.0 / sum;
-        }
-    }
+// As in norm.wgsl and in kernels that norm: there is no norm here.
+struct Raw {
+    value: vec4<f32>,
 }
 
-// Puts WORDS vec4 of each column together.
-fn join(invocation: u32) {
-    for (var item = invocation; item < COLUMNS * WORDS; item += WORKGROUP) {
-        let c = item / WORDS;
-        let word = whole_from + item % WORDS;
-        let head = word / (params.half / 2u);
-        var sum = vec4<f32>(0.0); // behind the last head
-        if (head < params.n_heads) {
-            let column = min(whole_first + c, columns.active_ - 1u);
-            for (var part = 0u; part < SPLITS; part++) {
-                sum += weights[(c * params.n_heads + head) * SPLITS + part]
-                    * input[(column * SPLITS + part) * (params.in_stride / 4u) + word];
-            }
-        }
-        whole[item] = sum;
-    }
+fn raw_input(column: u32, word: u32) -> Raw {
+    return Raw(load_input(column, word));
 }
 
-fn multiply_input(rows: vec2<u32>, first: u32, invocation: u32) {
-    whole_first = first;
-    weigh(invocation);
-    var sums = array<vec2<f32>, 8>();
-    for (var block = 0u; block < params.blocks; block += WORDS / 8u) {
-        workgroupBarrier(); // the weights are there, and the words before are used up
-        whole_from = 8u * block;
-        join(invocation);
-        workgroupBarrier();
-        let range = vec2<u32>(block, min(block + WORDS / 8u, params.blocks));
-        sums = add_blocks(sums, rows, params.blocks, range, first, invocation);
-    }
-    share(sums, invocation);
+fn finish_input(raw: Raw, column: u32, word: u32) -> vec4<f32> {
+    return raw.value;
 }
+
+fn put_squares(c: u32, sharer: u32, is_first: bool) {}
+
+fn add_squares(invocation: u32) {}

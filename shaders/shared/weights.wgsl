@@ -33,6 +33,11 @@ fn is_packed(so: u32) -> bool {
     return so == select(LAYOUT, OTHER_LAYOUT, is_other);
 }
 
+// Whether quants are weights.
+fn has_no_factors() -> bool {
+    return is_packed(F32) || is_packed(F16) || is_packed(BF16);
+}
+
 // f16 bits to f32, exactly. By hand, because hardware may flush subnormals, and scales of small weights are subnormal.
 fn widen(bits: u32) -> f32 {
     let fraction = bits & 0x3ffu;
@@ -41,28 +46,68 @@ fn widen(bits: u32) -> f32 {
     return select(magnitude, -magnitude, (bits & 0x8000u) != 0u);
 }
 
-// s and o of a block's first 16 weights, then of its other 16: a weight is s · q - o. Only that subtraction rounds.
-fn factors(row: u32, blocks: u32, block: u32) -> vec4<f32> {
-    if (is_packed(Q8) || is_packed(Q4)) {
-        let word = scale_word(row * ((blocks + 1u) / 2u) + block / 2u);
-        let s = widen((word >> (16u * (block & 1u))) & 0xffffu);
-        return vec2<f32>(s, select(0.0, 8.0 * s, is_packed(Q4))).xyxy;
+// A block as it lies in memory.
+struct Packed {
+    words: array<vec4<u32>, 8>, // as many as the layout has: 8, 4, 2 or 1; of K6 the two in which the block begins and ends
+    scales: vec2<u32>,          // the words that s and o are made of
+}
+
+fn fetch(row: u32, blocks: u32, block: u32) -> Packed {
+    let at = row * blocks + block;
+    var packed: Packed;
+    if (is_packed(F32)) {
+        let i = at * 8u;
+        packed.words = array<vec4<u32>, 8>(
+            quant_words(i), quant_words(i + 1u), quant_words(i + 2u), quant_words(i + 3u),
+            quant_words(i + 4u), quant_words(i + 5u), quant_words(i + 6u), quant_words(i + 7u));
+        return packed;
     }
-    if (is_packed(Q8_MIN) || is_packed(Q4_MIN)) {
-        let word = scale_word(row * blocks + block);
-        return vec2<f32>(widen(word & 0xffffu), widen(word >> 16u)).xyxy;
+    if (is_packed(F16) || is_packed(BF16)) {
+        let i = at * 4u;
+        packed.words[0] = quant_words(i);
+        packed.words[1] = quant_words(i + 1u);
+        packed.words[2] = quant_words(i + 2u);
+        packed.words[3] = quant_words(i + 3u);
+        return packed;
+    }
+    if (is_packed(Q8) || is_packed(Q8_MIN) || is_packed(K8_BY_32)) {
+        packed.words[0] = quant_words(at * 2u);
+        packed.words[1] = quant_words(at * 2u + 1u);
+    } else if (is_packed(K6_BY_16)) {
+        packed.words[0] = quant_words(at + at / 2u);
+        packed.words[1] = quant_words(at + at / 2u + 1u);
+    } else {
+        packed.words[0] = quant_words(at);
     }
     let super_block = row * ((blocks + 7u) / 8u) + block / 8u;
     let nth = block & 7u;
-    if (is_packed(K8_BY_32) || is_packed(K4_BY_32)) {
-        let head = scale_word(5u * super_block);
-        let pair = scale_word(5u * super_block + 1u + nth / 2u) >> (16u * (nth & 1u));
-        let ab = vec2<f32>(unpack4xI8(pair).xy);
-        return (vec2<f32>(widen(head & 0xffffu), widen(head >> 16u)) * ab).xyxy;
+    if (is_packed(Q8) || is_packed(Q4)) {
+        packed.scales.x = scale_word(row * ((blocks + 1u) / 2u) + block / 2u);
+    } else if (is_packed(Q8_MIN) || is_packed(Q4_MIN)) {
+        packed.scales.x = scale_word(row * blocks + block);
+    } else if (is_packed(K8_BY_32) || is_packed(K4_BY_32)) {
+        packed.scales = vec2<u32>(scale_word(5u * super_block), scale_word(5u * super_block + 1u + nth / 2u));
+    } else {
+        packed.scales = vec2<u32>(scale_word(9u * super_block), scale_word(9u * super_block + 1u + nth));
     }
-    let head = scale_word(9u * super_block);
-    let abab = vec4<f32>(unpack4xI8(scale_word(9u * super_block + 1u + nth)));
-    return vec2<f32>(widen(head & 0xffffu), widen(head >> 16u)).xyxy * abab;
+    return packed;
+}
+
+// s and o of a block's first 16 weights, then of its other 16: a weight is s · q - o. Only that subtraction rounds.
+fn factors(packed: Packed, block: u32) -> vec4<f32> {
+    let word = packed.scales.x;
+    if (is_packed(Q8) || is_packed(Q4)) {
+        let s = widen((word >> (16u * (block & 1u))) & 0xffffu);
+        return vec2<f32>(s, select(0.0, 8.0 * s, is_packed(Q4))).xyxy;
+    }
+    let head = vec2<f32>(widen(word & 0xffffu), widen(word >> 16u));
+    if (is_packed(Q8_MIN) || is_packed(Q4_MIN)) {
+        return head.xyxy;
+    }
+    if (is_packed(K8_BY_32) || is_packed(K4_BY_32)) {
+        return (head * vec2<f32>(unpack4xI8(packed.scales.y >> (16u * (block & 1u))).xy)).xyxy;
+    }
+    return head.xyxy * vec4<f32>(unpack4xI8(packed.scales.y));
 }
 
 // Two words of two f16 each.
@@ -75,76 +120,81 @@ fn brain_floats(a: u32, b: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(vec4<u32>(a << 16u, a & 0xffff0000u, b << 16u, b & 0xffff0000u));
 }
 
+// One word of four u8. By shifts: NVIDIA's compiler makes one instruction of a shift, a mask and a conversion, of unpack4xU8 it does not.
+fn unsigned_bytes(word: u32) -> vec4<f32> {
+    return vec4<f32>(vec4<u32>(word & 0xffu, (word >> 8u) & 0xffu, (word >> 16u) & 0xffu, word >> 24u));
+}
+
 // One word of four i8.
 fn bytes(word: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xI8(word));
+    return unsigned_bytes(word ^ 0x80808080u) - 128.0;
 }
 
 // The low nibbles of a word's four bytes.
 fn nibbles(word: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8(word & 0x0f0f0f0fu));
+    return unsigned_bytes(word & 0x0f0f0f0fu);
 }
 
 // Four quants of 6 bits: the low nibbles of `low`'s bytes, and above them bits 4 and 5 of `high`'s.
 fn six_bits(low: u32, high: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8((low & 0x0f0f0f0fu) | (high & 0x30303030u))) - 32.0;
+    return unsigned_bytes((low & 0x0f0f0f0fu) | (high & 0x30303030u)) - 32.0;
 }
 
-// The 32 weights of block `block` of row `row`, in order; `blocks`: blocks of a row.
-fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
-    let at = row * blocks + block;
+// The 32 quants of block `block` of row `row`, or weights where there are no quants, in order.
+fn quants_of(packed: Packed, row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
+    let a = packed.words[0];
+    let b = packed.words[1];
+    let c = packed.words[2];
+    let d = packed.words[3];
     if (is_packed(F32)) {
-        let i = at * 8u;
+        let p = packed.words;
         return array<vec4<f32>, 8>(
-            bitcast<vec4<f32>>(quant_words(i)), bitcast<vec4<f32>>(quant_words(i + 1u)),
-            bitcast<vec4<f32>>(quant_words(i + 2u)), bitcast<vec4<f32>>(quant_words(i + 3u)),
-            bitcast<vec4<f32>>(quant_words(i + 4u)), bitcast<vec4<f32>>(quant_words(i + 5u)),
-            bitcast<vec4<f32>>(quant_words(i + 6u)), bitcast<vec4<f32>>(quant_words(i + 7u)));
+            bitcast<vec4<f32>>(p[0]), bitcast<vec4<f32>>(p[1]), bitcast<vec4<f32>>(p[2]), bitcast<vec4<f32>>(p[3]),
+            bitcast<vec4<f32>>(p[4]), bitcast<vec4<f32>>(p[5]), bitcast<vec4<f32>>(p[6]), bitcast<vec4<f32>>(p[7]));
     }
     if (is_packed(F16)) {
-        let a = quant_words(at * 4u);
-        let b = quant_words(at * 4u + 1u);
-        let c = quant_words(at * 4u + 2u);
-        let d = quant_words(at * 4u + 3u);
         return array<vec4<f32>, 8>(
             halves(a.x, a.y), halves(a.z, a.w), halves(b.x, b.y), halves(b.z, b.w),
             halves(c.x, c.y), halves(c.z, c.w), halves(d.x, d.y), halves(d.z, d.w));
     }
     if (is_packed(BF16)) {
-        let a = quant_words(at * 4u);
-        let b = quant_words(at * 4u + 1u);
-        let c = quant_words(at * 4u + 2u);
-        let d = quant_words(at * 4u + 3u);
         return array<vec4<f32>, 8>(
             brain_floats(a.x, a.y), brain_floats(a.z, a.w), brain_floats(b.x, b.y), brain_floats(b.z, b.w),
             brain_floats(c.x, c.y), brain_floats(c.z, c.w), brain_floats(d.x, d.y), brain_floats(d.z, d.w));
     }
-    let f = factors(row, blocks, block);
     if (is_packed(Q8) || is_packed(Q8_MIN) || is_packed(K8_BY_32)) {
-        let a = quant_words(at * 2u);
-        let b = quant_words(at * 2u + 1u);
         return array<vec4<f32>, 8>(
-            f.x * bytes(a.x) - f.y, f.x * bytes(a.y) - f.y, f.x * bytes(a.z) - f.y, f.x * bytes(a.w) - f.y,
-            f.z * bytes(b.x) - f.w, f.z * bytes(b.y) - f.w, f.z * bytes(b.z) - f.w, f.z * bytes(b.w) - f.w);
+            bytes(a.x), bytes(a.y), bytes(a.z), bytes(a.w), bytes(b.x), bytes(b.y), bytes(b.z), bytes(b.w));
     }
     if (is_packed(K6_BY_16)) {
         // six words a block: an even block begins with a vec4, an odd one in the middle of one
-        let c = quant_words(at + at / 2u);
-        let d = quant_words(at + at / 2u + 1u);
-        let is_odd = (at & 1u) == 1u;
-        let a = select(c, vec4<u32>(c.zw, d.xy), is_odd);
-        let high = select(d.xy, d.zw, is_odd);
+        let is_odd = ((row * blocks + block) & 1u) == 1u;
+        let low = select(a, vec4<u32>(a.zw, b.xy), is_odd);
+        let high = select(b.xy, b.zw, is_odd);
         let x = high.x;
         let y = high.y;
         return array<vec4<f32>, 8>(
-            f.x * six_bits(a.x, x << 4u) - f.y, f.x * six_bits(a.x >> 4u, x << 2u) - f.y,
-            f.x * six_bits(a.y, x) - f.y, f.x * six_bits(a.y >> 4u, x >> 2u) - f.y,
-            f.z * six_bits(a.z, y << 4u) - f.w, f.z * six_bits(a.z >> 4u, y << 2u) - f.w,
-            f.z * six_bits(a.w, y) - f.w, f.z * six_bits(a.w >> 4u, y >> 2u) - f.w);
+            six_bits(low.x, x << 4u), six_bits(low.x >> 4u, x << 2u), six_bits(low.y, x), six_bits(low.y >> 4u, x >> 2u),
+            six_bits(low.z, y << 4u), six_bits(low.z >> 4u, y << 2u), six_bits(low.w, y), six_bits(low.w >> 4u, y >> 2u));
     }
-    let a = quant_words(at);
-    let b = a >> vec4<u32>(4u);
+    let e = a >> vec4<u32>(4u);
     return array<vec4<f32>, 8>(
-        f.x * nibbles(a.x) - f.y, f.x * nibbles(b.x) - f.y, f.x * nibbles(a.y) - f.y, f.x * nibbles(b.y) - f.y,
-        f.z * nibbles(a.z) - f.w, f.z * nibbles(b.z) - f.w, f.z * nibbles(a.w) - f.w, f.z * nibbles(b.w) - f.w);
+        nibbles(a.x), nibbles(e.x), nibbles(a.y), nibbles(e.y), nibbles(a.z), nibbles(e.z), nibbles(a.w), nibbles(e.w));
+}
+
+// The 32 weights of a block, times `scale`, in order.
+fn unpack(packed: Packed, row: u32, blocks: u32, block: u32, scale: f32) -> array<vec4<f32>, 8> {
+    let q = quants_of(packed, row, blocks, block);
+    var f = vec4<f32>(scale, 0.0, scale, 0.0);
+    if (!has_no_factors()) {
+        f = scale * factors(packed, block);
+    }
+    return array<vec4<f32>, 8>(
+        f.x * q[0] - f.y, f.x * q[1] - f.y, f.x * q[2] - f.y, f.x * q[3] - f.y,
+        f.z * q[4] - f.w, f.z * q[5] - f.w, f.z * q[6] - f.w, f.z * q[7] - f.w);
+}
+
+// The 32 weights of block `block` of row `row`, in order; `blocks`: blocks of a row.
+fn load_block(row: u32, blocks: u32, block: u32) -> array<vec4<f32>, 8> {
+    return unpack(fetch(row, blocks, block), row, blocks, block, 1.0);
 }

@@ -16,6 +16,8 @@ pub(super) struct Cut {
     columns: u32,
     /// Fours of queries of a workgroup, where columns share what they read.
     fours: u32,
+    /// Invocations of a workgroup, where the cache is read in parts.
+    invocations: u32,
     /// Parts of the cache.
     pub(super) splits: u32,
 }
@@ -28,8 +30,9 @@ impl Cut {
         let fits = |heads: &u32| group.is_multiple_of(*heads) && heads * half <= attention::MAX_ITEMS;
         let heads = (1..=attention::MAX_HEADS).rev().find(fits).unwrap_or(1);
         let words = half * shape.cache.words_per_pair() as u32; // of 4 bytes
-        let plain = Self { variant: Variant::Plain, heads, words: words / 4, columns: 1, fours: 0, splits: 1 };
-        if shape.tuning.lanes == 1 || !words.is_multiple_of(4) {
+        let plain =
+            Self { variant: Variant::Plain, heads, words: words / 4, columns: 1, fours: 0, invocations: 0, splits: 1 };
+        if shape.tuning.lanes == 1 || !words.is_multiple_of(4) || words / 4 > attention::INVOCATIONS {
             return plain;
         }
         // As many columns share what they read as leave enough workgroups: a GPU that idles gains nothing from reading less. Two
@@ -43,10 +46,17 @@ impl Cut {
             return Self { variant: Variant::Tiled, columns: together, fours, ..plain };
         }
         let most = (keep.sinks + keep.window).min(reach) + 1;
-        let wanted = shape.tuning.workgroups.div_ceil(config.n_heads / heads * columns);
-        let fit = attention::MAX_WEIGHTS / (config.n_heads * columns);
-        let splits = if columns > 8 { 1 } else { wanted.min(most / attention::MIN_TOKENS).min(fit) };
-        Self { variant: Variant::Split, splits: splits.clamp(1, attention::MAX_SPLITS), ..plain }
+        let grid = config.n_heads / heads * columns;
+        let wanted = shape.tuning.workgroups.div_ceil(grid);
+        let invocations = if wanted > 1 && heads <= attention::WIDE_HEADS { 256 } else { 128 };
+        // The fewest whole tiles a part that leave enough workgroups and not too many parts: a last tile of a few tokens takes as
+        // long as a full one, and every workgroup of `project` reads all parts.
+        let tiles = most.div_ceil(attention::tile(invocations, words / 4, heads));
+        let most_parts =
+            attention::MAX_SPLITS.min(attention::MAX_JOINED / (config.n_heads * config.head_dim)) / columns;
+        let of_part = (tiles / wanted).max(tiles.div_ceil(most_parts.max(1))).max(1);
+        let splits = tiles.div_ceil(of_part);
+        Self { variant: Variant::Split, invocations, splits, ..plain }
     }
 
     /// What sizes the shader.
@@ -54,7 +64,7 @@ impl Cut {
         let shared = [("HEADS", self.heads), ("WORDS", self.words)];
         match self.variant {
             Variant::Plain => vec![shared[0]],
-            Variant::Split => [&shared[..], &[("SPLITS", self.splits)]].concat(),
+            Variant::Split => [&shared[..], &[("SPLITS", self.splits), ("INVOCATIONS", self.invocations)]].concat(),
             Variant::Tiled => [&shared[..], &[("COLUMNS", self.columns), ("FOURS", self.fours)]].concat(),
         }
     }

@@ -7,7 +7,7 @@ use super::parts::{PARTS, rows_of};
 use super::{Chosen, Forward, Given, Layer, Linear, padded};
 use crate::config::Rope;
 use crate::family::Positions;
-use crate::kernel::{Kernel, Variant, WORKGROUP};
+use crate::kernel::{Kernel, Variant};
 use crate::kernels::activation::Activation;
 use crate::kernels::cache::CacheType;
 use crate::kernels::{add_norm, attention, gate_up, head_norm, linear, matmul, nll, project, qkv, sample};
@@ -302,24 +302,19 @@ impl Forward<'_> {
         more: &[(&'static str, u32)],
         pairs: u32,
     ) {
-        let lanes = self.shape.tuning.lanes;
         let splits = more.iter().find(|(name, _)| *name == "SPLITS").map_or(1, |(_, splits)| *splits);
-        let (variant, columns, across) = match plan.columns {
-            most if lanes > 1 && most >= matmul::MIN_COLUMNS => (Variant::Tiled, matmul::COLUMNS, matmul::PAIRS),
-            most if splits > 1 => {
-                // The parts are put together in every workgroup: better few large ones.
-                let invocations = (matmul::MAX_SHARES / most.next_power_of_two()).min(256);
-                (Variant::Split, most, invocations / lanes)
-            }
-            most => (Variant::Plain, most.min(8), WORKGROUP / lanes),
-        };
+        let is_tiled = self.shape.tuning.lanes > 1 && plan.columns >= matmul::MIN_COLUMNS;
         let mut overrides = vec![("LAYOUT", matrix.layout as u32)];
-        if variant != Variant::Tiled {
-            overrides.extend([("LANES", lanes), ("COLUMNS", columns)]);
-        }
-        if variant == Variant::Split {
-            overrides.push(("WORKGROUP", across * lanes));
-        }
+        let (variant, columns, across) = if is_tiled {
+            let tile = matmul::tile(pairs, plan.columns);
+            overrides.push(("TILE", tile));
+            (Variant::Tiled, matmul::columns_of(tile), matmul::pairs_of(tile))
+        } else {
+            let columns = plan.columns.min(8);
+            let cut = matmul::Cut::new(self.shape.tuning, pairs, matrix.blocks, columns);
+            overrides.extend([("LANES", cut.lanes), ("COLUMNS", columns), ("WORKGROUP", cut.workgroup)]);
+            (if splits > 1 { Variant::Split } else { Variant::Plain }, columns, cut.workgroup / cut.lanes)
+        };
         overrides.extend(more);
         let tiles = pairs.div_ceil(across);
         let across = tiles.min(1 << 15); // beyond a device's 65,535 workgroups the tiles go on in z

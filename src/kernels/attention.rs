@@ -27,16 +27,21 @@ use crate::platform::vectorised;
 pub const MAX_HEADS: u32 = 8;
 /// A sink logit that changes nothing: its weight is lost in the rounding of any sum.
 pub const NO_SINK_LOGIT: f32 = -3e38;
-/// Most parts of the cache.
+/// Most parts of the cache, of all columns of a plan: every workgroup of `project` reads them all.
 pub const MAX_SPLITS: u32 = 16;
-/// Fewest tokens of a part of a full cache.
-pub const MIN_TOKENS: u32 = 64;
-/// Most weights of parts that `project` holds: columns · heads · parts.
-pub const MAX_WEIGHTS: u32 = 1024;
+/// Most query heads of a workgroup of 256 invocations of [`Variant::Split`]: workgroup memory holds no more.
+pub const WIDE_HEADS: u32 = 3;
+/// Most floats of all parts of a column.
+pub const MAX_JOINED: u32 = 1 << 15;
 /// Invocations of a workgroup of [`Variant::Tiled`].
 pub const INVOCATIONS: u32 = 128;
 /// Most pairs of output of one workgroup: 16 for each invocation.
 pub const MAX_ITEMS: u32 = 1024;
+
+/// Tokens that a workgroup of [`Variant::Split`] reads at once: its `TILE`.
+pub fn tile(invocations: u32, words: u32, heads: u32) -> u32 {
+    4 * (invocations / words).min(32).min(invocations / heads)
+}
 
 /// Mirrors `Params` in `shaders/attention.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -65,8 +70,8 @@ pub struct Params {
 /// Grid: (`n_heads / heads`, columns). Overrides: `CACHE_F32`, `HEADS`.
 /// `q` as [`super::qkv`] leaves it; `out` is `[column][n_heads][head_dim]`.
 ///
-/// [`Variant::Split`] has z = `SPLITS` in its grid and the overrides `HEADS`, `WORDS`, `SPLITS` (`shaders/attention_split.wgsl`). With
-/// more than one part `out` means something to `project` of the same variant only; their twins know no parts.
+/// [`Variant::Split`] has z = `SPLITS` in its grid and the overrides `HEADS`, `WORDS`, `SPLITS`, `INVOCATIONS` (`shaders/attention_split.wgsl`).
+/// With more than one part `out` means something to `project` of the same variant only; their twins know no parts.
 ///
 /// [`Variant::Tiled`] takes `COLUMNS` columns a workgroup, whose `COLUMNS · heads` queries are worked on in `FOURS` fours of them: 2, 4
 /// or 8, and `FOURS · half / 2` is at most [`INVOCATIONS`]. Overrides: `HEADS`, `WORDS`, `COLUMNS`, `FOURS`

@@ -12,17 +12,69 @@ mod packed;
 use std::cell::RefCell;
 
 use self::chunk::Chunk;
+use crate::kernel::WORKGROUP;
 use crate::platform::{Cores, Vectors, Work, vectorised};
 use crate::quant::{BLOCK, Layout};
+use crate::tuning::Tuning;
 
-/// Columns and row pairs of a workgroup of `shaders/shared/matmul.wgsl`.
+/// Columns of a workgroup of `shaders/shared/matmul.wgsl`.
 pub const COLUMNS: u32 = 32;
-/// See [`COLUMNS`].
-pub const PAIRS: u32 = 32;
+
+/// Columns of a workgroup in plans: the fewest that it has in any tier; 16 are those of `shaders/shared/matmul_coop.wgsl`.
+pub const fn columns_of(tile: u32) -> u32 {
+    if tile == 0 { 16 } else { COLUMNS }
+}
+
+/// Workgroups that keep a large GPU busy: larger tiles, which read less, are taken where as many are left.
+const ENOUGH: u32 = 128;
 /// Columns of a plan from which on tiles are better than several passes of `shaders/shared/matvec.wgsl` over the weights.
 pub const MIN_COLUMNS: u32 = 16;
 /// Most shares of sums that `shaders/shared/matvec.wgsl` holds: columns · invocations of a workgroup.
 pub const MAX_SHARES: u32 = 512;
+
+/// Invocations that keep a large GPU busy: small matrices are shared by more lanes until there are as many.
+const BUSY: u32 = 1 << 16;
+/// Most lanes that a row pair is shared by on account of that.
+const MOST_LANES: u32 = 32;
+
+/// How `shaders/shared/matvec.wgsl` is cut up for a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Invocations that share a row pair.
+    pub lanes: u32,
+    /// Invocations of a workgroup.
+    pub workgroup: u32,
+}
+
+impl Cut {
+    /// For so many row pairs of so many blocks, and columns of a workgroup, at most 8.
+    pub fn new(tuning: Tuning, pairs: u32, blocks: u32, columns: u32) -> Self {
+        if tuning.lanes == 1 {
+            return Self { lanes: 1, workgroup: WORKGROUP };
+        }
+        let columns = columns.next_power_of_two();
+        let tile = 64 / columns; // blocks that are staged at once
+        let most = tile.min(blocks.next_power_of_two()).max(2);
+        let enough = BUSY.div_ceil(pairs).next_power_of_two().min(MOST_LANES);
+        let lanes = tuning.lanes.max(enough).min(most);
+        // The inputs are staged by every workgroup: better few large ones, while each multiprocessor has some.
+        let is_many = |workgroup: &u32| pairs * lanes >= ENOUGH * 2 * workgroup;
+        let workgroup = [256, 128].map(|most| most.min(MAX_SHARES / columns)).into_iter().find(is_many);
+        Self { lanes, workgroup: workgroup.unwrap_or(WORKGROUP) }
+    }
+}
+
+/// The override `TILE` of products of so many row pairs and columns: 2, 1 and 0, for tiles of 128, 64 and 32 rows in
+/// `shaders/shared/matmul_coop.wgsl`, of 64, 64 and 32 in `matmul.wgsl`.
+pub fn tile(pairs: u32, columns: u32) -> u32 {
+    let is_enough = |tile: &u32| pairs.div_ceil(16 << tile) * columns.div_ceil(64) >= ENOUGH;
+    [2, 1].into_iter().find(is_enough).unwrap_or(0)
+}
+
+/// Row pairs of a workgroup of `shaders/shared/matmul.wgsl`.
+pub const fn pairs_of(tile: u32) -> u32 {
+    if tile == 0 { 16 } else { 32 }
+}
 
 /// Rows of one chunk.
 const CHUNK: usize = 32;

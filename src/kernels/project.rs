@@ -27,7 +27,7 @@ pub struct Params {
     pub columns: u32,
 }
 
-/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`, `BIAS`; but for [`Variant::Tiled`]
+/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`, `BIAS`; for [`Variant::Tiled`] `TILE`, else
 /// `LANES`, `COLUMNS`; for [`Variant::Split`] also `SPLITS`, `WORKGROUP`: there `input` is what attention of as many parts left.
 pub const KERNEL: Kernel = Kernel {
     name: "project",
@@ -45,7 +45,6 @@ pub const KERNEL: Kernel = Kernel {
             &[
                 include_str!("../../shaders/shared/columns.wgsl"),
                 include_str!("../../shaders/shared/weights.wgsl"),
-                include_str!("../../shaders/shared/exp.wgsl"),
                 include_str!("../../shaders/shared/matvec.wgsl"),
                 SHARE,
                 include_str!("../../shaders/shared/split_input.wgsl"),

@@ -97,6 +97,16 @@ pub fn experimental() -> wgpu::ExperimentalFeatures {
     }
 }
 
+/// A shader without run-time checks of its loops and indices.
+pub fn trusted_module(device: &wgpu::Device, descriptor: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+    #[allow(unsafe_code, reason = "wgpu leaves out checks in no other way")]
+    // SAFETY: the shaders are the program's own. Their loops end, and their indices stay inside by the sizes of the plan; the
+    // tests run them with the checks, and bounds of buffers are still the driver's (robust access).
+    unsafe {
+        device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+    }
+}
+
 /// Whether [`remember`] does.
 pub const REMEMBERS: bool = true;
 

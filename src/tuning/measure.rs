@@ -23,8 +23,9 @@ const TOKENS: u32 = 16;
 const PARTS: [&str; 3] = ["blk.0", "blk.1", "output"];
 /// Chunks that are timed together.
 const CHUNKS: u32 = 4;
-/// What the tier `matrix` may be off to be used, root mean square, as a part of the residual stream's: `docs/checks.md`.
-const MOST_OFF: f64 = 1e-4;
+/// What the tier `matrix` may be off to be used, root mean square, as a part of the residual stream's. Twice the most of five
+/// models, which cost 0.0037 nats at most; results that are wrong are off by hundreds of times as much: `docs/checks.md`.
+const MOST_OFF: f64 = 2e-3;
 
 /// What a tuning and a tier are remembered under: version and shaders of this program, the adapter with its driver, the tier if
 /// one was asked for, and all that shapes depend on.
@@ -140,9 +141,9 @@ mod tests {
         let usual = (1.0, vec![1000.0, -0.5]);
         for (seconds, values, wanted) in [
             (0.5, [1000.0, -0.5], true),
-            (0.5, [1000.05, -0.45], true),
+            (0.5, [1001.0, -0.4], true),
             (0.98, [1000.0, -0.5], false),
-            (0.5, [1000.0, 0.5], false),
+            (0.5, [1000.0, 2.5], false),
             (0.5, [0.0, 0.0], false),
             (0.5, [1000.0, f32::NAN], false),
         ] {

@@ -16,6 +16,7 @@ const files = existsSync(folder) ? readdirSync(folder).filter((name) => name.end
 const values = {
   LAYOUT: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
   LANES: [1, 16],
+  TILE: [0, 2],
   COLUMNS: [1, 8],
   CACHE_F32: [0, 1],
   LAYER_NORM: [0, 1],

@@ -1,8 +1,9 @@
 //! What is compiled for a device: once for each composition of a kernel and each set of constants.
 
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, MATRIX_MEMORY};
 use crate::kernel::{Access, Kernel, Tier, Variant};
 use crate::plan::Dispatch;
+use crate::platform;
 
 /// Shader modules, one for each composition of a kernel, and pipelines, one for each of those and set of constants.
 #[derive(Debug, Default)]
@@ -24,7 +25,7 @@ impl Pipelines {
             return pipeline.clone();
         }
         if !self.modules.iter().any(|(of, _, _)| *of == composition) {
-            self.modules.push((composition, module(device, kernel, *variant, tier), layout(device, kernel)));
+            self.modules.push((composition, module(gpu, kernel, *variant), layout(device, kernel)));
         }
         let (_, module, layout) = self.modules.iter().find(|(of, _, _)| *of == composition).expect("compiled just now");
         let mut constants: Vec<_> = overrides.iter().map(|(name, value)| (*name, f64::from(*value))).collect();
@@ -32,6 +33,10 @@ impl Pipelines {
             let info = gpu.info();
             let size = if tier == Tier::Subgroup { info.subgroup_min_size } else { info.subgroup_max_size };
             constants.push(("SUBGROUP", f64::from(size)));
+            if tier != Tier::Subgroup {
+                let has_two = device.limits().max_compute_workgroup_storage_size >= MATRIX_MEMORY[1];
+                constants.push(("ROOM", if has_two { 2.0 } else { 1.0 }));
+            }
         }
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
@@ -50,9 +55,15 @@ impl Pipelines {
     }
 }
 
-fn module(device: &wgpu::Device, kernel: &Kernel, variant: Variant, tier: Tier) -> wgpu::ShaderModule {
-    let source = wgpu::ShaderSource::Wgsl(kernel.source(variant, tier).into());
-    device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source })
+/// Without run-time checks on real GPUs: the counters that end every loop keep drivers from unrolling it.
+fn module(gpu: &Gpu, kernel: &Kernel, variant: Variant) -> wgpu::ShaderModule {
+    let source = wgpu::ShaderSource::Wgsl(kernel.source(variant, gpu.tier()).into());
+    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
+    if gpu.is_software() {
+        gpu.device.create_shader_module(descriptor)
+    } else {
+        platform::trusted_module(&gpu.device, descriptor)
+    }
 }
 
 /// The layout that the kernel's descriptor gives. An automatic one would depend on what the constants leave in use.
