@@ -17,6 +17,7 @@ pub mod check {
 use serde_json::Value;
 use sinkstream::config::Attention;
 use sinkstream::engine::{Device, Engine, Settings};
+use sinkstream::kernel::Tier;
 use sinkstream::kernels::cache::CacheType;
 use sinkstream::{Result, Source};
 
@@ -49,7 +50,8 @@ pub fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
 }
 
-/// Settings from a name such as `streaming_4_28`, `window_0_32`, `dense`, `recompute_65`.
+/// Settings, in the tier whose results are compared with references (a real GPU may choose `matrix`, which has bounds and checks of
+/// its own), from a name such as `streaming_4_28`, `window_0_32`, `dense`, `recompute_65`.
 pub fn settings(name: &str, device: &Device, cache: CacheType, chunk: u32) -> Settings {
     let parts: Vec<&str> = name.split('_').collect();
     let number = |n: usize| parts.get(n).and_then(|part| part.parse::<u32>().ok());
@@ -60,8 +62,8 @@ pub fn settings(name: &str, device: &Device, cache: CacheType, chunk: u32) -> Se
         "infini" => (Attention::Infini, None, None),
         _ => (Attention::Recompute, Some(0), number(1).map(|run| run - 1)),
     };
-    let attention = Some(attention);
-    Settings { device: device.clone(), attention, sinks, window, chunk, cache, scores: true, ..Settings::default() }
+    let (attention, tier) = (Some(attention), Some(Tier::Portable));
+    Settings { device: device.clone(), tier, attention, sinks, window, chunk, cache, scores: true, ..Settings::default() }
 }
 
 /// A loaded model.
