@@ -1,6 +1,6 @@
 // h = f(W_gate · x̂) ⊙ (W_up · x̂), x̂ = norm(x): the gated feed-forward (Shazeer, arXiv 2002.05202), f = silu in SwiGLU.
 //
-// Row pair i is row i of the gate and row i of the up matrix, ffn_dim rows further on. Grid: (ffn_dim · LANES / 64,
+// Row pair i is row i of the gate and row i of the up matrix, ffn_dim rows further on. Grid: (ffn_dim / PAIRS,
 // columns / COLUMNS, excess of x). Twin: src/kernels/gate_up.rs.
 
 struct Params {

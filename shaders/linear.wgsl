@@ -1,7 +1,7 @@
 // out = f(W · norm(x) + bias): a score for every entry of the vocabulary, the inner layer of a feed-forward without
 // gates, or queries, keys and values that are not ready for the cache yet.
 //
-// Row pair i is rows 2i and 2i + 1. Grid: (pairs · LANES / 64, columns / COLUMNS, excess of x). Twin: src/kernels/linear.rs.
+// Row pair i is rows 2i and 2i + 1. Grid: (pairs / PAIRS, columns / COLUMNS, excess of x). Twin: src/kernels/linear.rs.
 
 struct Params {
     rows: u32,       // rows of W

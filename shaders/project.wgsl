@@ -1,7 +1,7 @@
 // x += W · input + bias: the output projection of the attention and the down projection of the feed-forward, each with
 // the residual.
 //
-// Row pair i is rows 2i and 2i + 1. Grid: (pairs · LANES / 64, columns / COLUMNS, excess of x). Twin: src/kernels/project.rs.
+// Row pair i is rows 2i and 2i + 1. Grid: (pairs / PAIRS, columns / COLUMNS, excess of x). Twin: src/kernels/project.rs.
 
 struct Params {
     rows: u32,       // rows of W

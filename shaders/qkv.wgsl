@@ -1,6 +1,6 @@
 // Queries, keys and values of one layer: W · norm(x) + bias, rotated; keys and values go into the ring.
 //
-// A row pair is what RoPE turns together. Grid: (pairs · LANES / 64, columns / COLUMNS, excess of x). Twin:
+// A row pair is what RoPE turns together. Grid: (pairs / PAIRS, columns / COLUMNS, excess of x). Twin:
 // src/kernels/qkv.rs.
 
 struct Params {

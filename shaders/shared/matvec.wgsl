@@ -1,8 +1,8 @@
-// Packed weights times columns: a workgroup multiplies 64 / LANES row pairs with COLUMNS columns.
+// Packed weights times columns: a workgroup multiplies WORKGROUP / LANES row pairs with COLUMNS columns.
 //
 // LANES invocations share a row pair, each taking every LANES-th block; a block is unpacked once and used for all
 // columns. Their sums are added in the order of the lanes, so a result does not depend on timing. LANES is 1 on
-// software adapters, where barriers cost most, and 16 on GPUs, where neighbours should read neighbouring blocks.
+// software adapters, where barriers cost most, and 16 or 32 on GPUs, where neighbours should read neighbouring blocks.
 // f32 sums, weights unpacked in registers: as in llama.cpp's and TVM's WebGPU kernels, but the packing is our own.
 // With several lanes the inputs are brought into workgroup memory, STAGE blocks at a time, where neighbours read neighbouring
 // words; the first weights are asked for before that, so that they come meanwhile.

@@ -25,7 +25,7 @@ pub struct Params {
     pub eps: f32,
 }
 
-/// Grid: (`ffn_dim` · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS` (for tiles `TILE`), `LAYER_NORM`,
+/// Grid: (`ffn_dim` / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`; `LAYER_NORM`,
 /// `ACTIVATION`.
 pub const KERNEL: Kernel = Kernel {
     name: "gate_up",

@@ -33,7 +33,7 @@ pub struct Params {
     pub cap: f32,
 }
 
-/// Grid: (row pairs · LANES / 64, columns / COLUMNS). Overrides: `LAYOUT`, `LANES`, `COLUMNS` (for tiles `TILE`), `LAYER_NORM`, `BIAS`,
+/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`; `LAYER_NORM`, `BIAS`,
 /// `ACTIVATION`; `FIRST_QUANTS` and `FIRST_SCALES` if the matrix comes in two parts; with `OTHER_LAYOUT` those are two matrices.
 pub const KERNEL: Kernel = Kernel {
     name: "linear",

@@ -28,7 +28,7 @@ pub struct Params {
 }
 
 /// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`, `BIAS`; for [`Variant::Tiled`] `TILE`, else
-/// `LANES`, `COLUMNS`; for [`Variant::Split`] also `SPLITS`, `WORKGROUP`: there `input` is what attention of as many parts left.
+/// `LANES`, `COLUMNS`, `WORKGROUP`; for [`Variant::Split`] also `SPLITS`: there `input` is what attention of as many parts left.
 pub const KERNEL: Kernel = Kernel {
     name: "project",
     wgsl: &[

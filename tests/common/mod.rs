@@ -63,7 +63,17 @@ pub fn settings(name: &str, device: &Device, cache: CacheType, chunk: u32) -> Se
         _ => (Attention::Recompute, Some(0), number(1).map(|run| run - 1)),
     };
     let (attention, tier) = (Some(attention), Some(Tier::Portable));
-    Settings { device: device.clone(), tier, attention, sinks, window, chunk, cache, scores: true, ..Settings::default() }
+    Settings {
+        device: device.clone(),
+        tier,
+        attention,
+        sinks,
+        window,
+        chunk,
+        cache,
+        scores: true,
+        ..Settings::default()
+    }
 }
 
 /// A loaded model.
