@@ -97,13 +97,23 @@ pub fn experimental() -> wgpu::ExperimentalFeatures {
     }
 }
 
-/// A shader without run-time checks of its loops and indices.
-pub fn trusted_module(device: &wgpu::Device, descriptor: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+/// A shader without the counters that wgpu ends loops by, and without checks of indices where a driver checks those into buffers
+/// itself: Vulkan's (robust access).
+pub fn trusted_module(
+    device: &wgpu::Device,
+    backend: wgpu::Backend,
+    descriptor: wgpu::ShaderModuleDescriptor<'_>,
+) -> wgpu::ShaderModule {
+    let checks = wgpu::ShaderRuntimeChecks {
+        bounds_checks: backend != wgpu::Backend::Vulkan,
+        force_loop_bounding: false,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    };
     #[allow(unsafe_code, reason = "wgpu leaves out checks in no other way")]
-    // SAFETY: the shaders are the program's own. Their loops end, and their indices stay inside by the sizes of the plan; the
-    // tests run them with the checks, and bounds of buffers are still the driver's (robust access).
+    // SAFETY: the shaders are the program's own. Their loops end, and indices into workgroup and private memory stay inside by
+    // the sizes of the plan; the tests run them with the checks too.
     unsafe {
-        device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        device.create_shader_module_trusted(descriptor, checks)
     }
 }
 

@@ -62,7 +62,11 @@ pub fn experimental() -> wgpu::ExperimentalFeatures {
 }
 
 /// A shader; browsers check all of them.
-pub fn trusted_module(device: &wgpu::Device, descriptor: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+pub fn trusted_module(
+    device: &wgpu::Device,
+    _: wgpu::Backend,
+    descriptor: wgpu::ShaderModuleDescriptor<'_>,
+) -> wgpu::ShaderModule {
     device.create_shader_module(descriptor)
 }
 

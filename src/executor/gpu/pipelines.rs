@@ -62,7 +62,7 @@ fn module(gpu: &Gpu, kernel: &Kernel, variant: Variant) -> wgpu::ShaderModule {
     if gpu.is_software() {
         gpu.device.create_shader_module(descriptor)
     } else {
-        platform::trusted_module(&gpu.device, descriptor)
+        platform::trusted_module(&gpu.device, gpu.info().backend, descriptor)
     }
 }
 
