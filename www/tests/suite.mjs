@@ -19,7 +19,7 @@ import { tabsTests } from "./tabs.mjs";
 
 export function suite(name) {
   const setting = { name };
-  describe(name, { timeout: 2_400_000 }, () => {
+  describe(name, { timeout: 3_600_000 }, () => {
     before(async () => {
       setting.server = await serve();
       setting.browser = await launch(name);
