@@ -31,6 +31,27 @@ fn scale_word(at: u32) -> u32 {
     return scales[at];
 }
 
+// What norm.wgsl has for kernels that norm. Here inputs are taken as they are.
+struct Raw {
+    value: vec4<f32>,
+}
+
+fn raw_input(column: u32, word: u32) -> Raw {
+    return Raw(load_input(column, word));
+}
+
+fn finish_input(raw: Raw, column: u32, word: u32) -> vec4<f32> {
+    return raw.value;
+}
+
+fn input_power(column: u32) -> f32 {
+    return 1.0;
+}
+
+fn put_squares(c: u32, sharer: u32, is_first: bool) {}
+
+fn add_squares(invocation: u32) {}
+
 var<private> before: vec2<f32>;     // what the residual is at the first item that this invocation keeps: asked for before
 var<private> before_at: vec2<u32>;  // the product, so that nobody waits for it; and that item's pair and column
 
@@ -74,5 +95,6 @@ fn project(
     let row = 2u * (first_pair + own_pair(invocation));
     before_at = vec2<u32>(first_pair + invocation % PAIRS, first_column + invocation / PAIRS);
     before = residual(before_at.x, before_at.y);
-    multiply_input(min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)), first_pair, first_column, invocation);
+    let rows = min(vec2<u32>(row, row + 1u), vec2<u32>(last_row));
+    multiply(rows, params.blocks, first_pair, first_column, invocation);
 }

@@ -54,24 +54,3 @@ fn load_input(column: u32, word: u32) -> vec4<f32> {
     if (SPLITS > 12u) { joined = add_parts(joined, sums, pairs, 12u); }
     return select(joined.sum * (1.0 / joined.l), vec4<f32>(0.0), word >= words); // behind the last head
 }
-
-fn multiply_input(rows: vec2<u32>, first_pair: u32, first: u32, invocation: u32) {
-    multiply(rows, params.blocks, first_pair, first, invocation);
-}
-
-// As in norm.wgsl and in kernels that norm: there is no norm here.
-struct Raw {
-    value: vec4<f32>,
-}
-
-fn raw_input(column: u32, word: u32) -> Raw {
-    return Raw(load_input(column, word));
-}
-
-fn finish_input(raw: Raw, column: u32, word: u32) -> vec4<f32> {
-    return raw.value;
-}
-
-fn put_squares(c: u32, sharer: u32, is_first: bool) {}
-
-fn add_squares(invocation: u32) {}
