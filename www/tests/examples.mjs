@@ -57,8 +57,8 @@ export function examplesTests(setting, browser) {
     symlinkSync(join(folders.installed, "node_modules/sinkstream"), join(folder, "node_modules/sinkstream"));
     execFileSync(process.execPath, [join(www, "node_modules/vite/bin/vite.js"), "build", "--base", "./", "--logLevel", "warn", "--target", "es2022"], { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
     await open("/installed/react/dist/", async (page) => {
-      await until(page, "text", () => document.querySelector("#root p")?.textContent.length > "Once upon a time".length + 40);
-      assert.match(await text(page, "#root"), /^Once upon a time./);
+      // Not the beginning itself: the app keeps the last 4,000 characters, which a fast machine writes between two looks.
+      await until(page, "text", () => document.querySelector("#root p:not([role=alert])")?.textContent.length > "Once upon a time".length + 40);
     });
   });
 }
