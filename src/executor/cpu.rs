@@ -5,7 +5,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use crate::kernel::Access;
 use crate::kernels::matmul::{Matrix, Scratch};
 use crate::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan};
-use crate::platform::{Cores, MOST_BYTES, seconds};
+use crate::platform::{Cores, available_bytes, seconds};
 use crate::quant::Layout;
 
 /// All buffers in memory, as 32-bit words.
@@ -26,9 +26,10 @@ impl CpuExecutor {
     /// [`crate::Error::DoesNotFit`] if the memory cannot be had.
     pub fn new(buffers: &Buffers, plans: Vec<Plan>, threads: Option<usize>) -> crate::Result<Self> {
         let bytes: u64 = buffers.specs().iter().map(|spec| spec.bytes).sum();
-        if bytes > MOST_BYTES {
-            let reason = format!("the CPU executor has room for {MOST_BYTES} bytes here, and {bytes} are needed");
-            return Err(crate::Error::DoesNotFit(reason));
+        if let Some(available) = available_bytes().filter(|available| bytes > *available) {
+            return Err(crate::Error::DoesNotFit(format!(
+                "the CPU executor needs {bytes} bytes and {available} are free; a smaller window, fewer streams or a smaller model need less"
+            )));
         }
         let buffers =
             buffers.specs().iter().map(|spec| allocate(&spec.name, spec.bytes)).collect::<crate::Result<_>>()?;

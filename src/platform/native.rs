@@ -1,11 +1,12 @@
 //! Threads, vector instructions, clock and GPU waiting on an operating system.
 
+mod memory;
 mod team;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use self::team::Team;
@@ -78,8 +79,10 @@ pub fn vectorised(work: impl Work) {
     pulp::Arch::new().dispatch(Inlined(work, Plain::<16>));
 }
 
-/// Most bytes that an executor may hold in memory: the system says when there is no more.
-pub const MOST_BYTES: u64 = 1 << 62;
+/// Bytes of memory that a new executor may take: with more, the system would end somebody. `None` where it does not tell.
+pub fn available_bytes() -> Option<u64> {
+    memory::available_bytes(Path::new("/"))
+}
 
 /// The files of the tier `matrix`, of which browsers know nothing: tiles of products, and the matrices that they are made with.
 pub const MATMUL_COOP: &str = include_str!("../../shaders/shared/matmul_coop.wgsl");

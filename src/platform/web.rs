@@ -33,8 +33,10 @@ impl Cores {
     }
 }
 
-/// Most bytes that an executor may hold in memory: addresses have 32 bits, and 1 GiB of them is for all else.
-pub const MOST_BYTES: u64 = 3 << 30;
+/// Bytes of memory that a new executor may take: addresses have 32 bits, and 1 GiB of them is for all else.
+pub fn available_bytes() -> Option<u64> {
+    Some(3 << 30)
+}
 
 /// Runs `work`: the module is compiled with SIMD128 throughout, 16 registers of four floats.
 #[inline(always)]
