@@ -20,7 +20,7 @@ fn model(criterion: &mut Criterion) {
         let gguf = pollster::block_on(random::gguf(Shape::find("tiny").unwrap(), kind)).unwrap();
         let [sinks, window] = CACHE.map(Some);
         let settings = Settings { device: Device::Cpu, sinks, window, chunk: CHUNK, ..Settings::default() };
-        let mut engine = pollster::block_on(Engine::random(gguf, &settings)).unwrap();
+        let mut engine = pollster::block_on(Engine::random(gguf, &settings, 0)).unwrap();
         let mut session = engine.session();
         let ids: Vec<u32> = (0..CACHE[0] + CACHE[1] + 1).collect();
         pollster::block_on(session.append(&mut engine, &ids)).unwrap();

@@ -12,6 +12,7 @@ mod memory_table;
 mod passkey;
 mod perplexity;
 mod plot;
+mod serve;
 mod streameval;
 mod text;
 mod tokenize;
@@ -67,6 +68,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Info(args) => inspect::info(&args),
         Command::Plan(args) => inspect::plan(&args),
         Command::Devices(args) => inspect::devices(&args),
+        Command::Serve(args) => serve::run(&args),
     };
     match result {
         Ok(()) if interrupted() => ExitCode::from(INTERRUPT_CODE),

@@ -149,13 +149,13 @@ impl Engine {
         Ok(engine)
     }
 
-    /// A model with random weights, made on the device, of the shape that a header has: see [`crate::random`].
+    /// A model with random weights of this seed, made on the device, of the shape that a header has: see [`crate::random`].
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub async fn random(gguf: Gguf, settings: &Settings) -> Result<Self> {
+    pub async fn random(gguf: Gguf, settings: &Settings, seed: u32) -> Result<Self> {
         let mut engine = Self::without_weights(gguf, settings).await?;
-        engine.model.fill(&engine.config, &mut engine.executor).await?;
+        engine.model.fill(&engine.config, &mut engine.executor, seed).await?;
         engine.tune().await?;
         Ok(engine)
     }

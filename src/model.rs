@@ -211,8 +211,8 @@ impl Model {
     ///
     /// # Errors
     /// Those of the executor.
-    pub async fn fill(&mut self, config: &Config, executor: &mut Executor) -> Result<()> {
-        self.directory.fill(executor)?;
+    pub async fn fill(&mut self, config: &Config, executor: &mut Executor, seed: u32) -> Result<()> {
+        self.directory.fill(executor, seed)?;
         self.write_constants(config, executor).await
     }
 

@@ -243,11 +243,14 @@ impl Directory {
     ///
     /// # Errors
     /// As [`random::fill`].
-    pub(crate) fn fill(&self, executor: &mut Executor) -> Result<()> {
-        for (seed, Placement { tensor, target, rows, .. }) in (1..).zip(&self.placements) {
+    pub(crate) fn fill(&self, executor: &mut Executor, seed: u32) -> Result<()> {
+        let first = seed.wrapping_mul(0x9e37_79b9); // seeds that follow each other lie far apart
+        for (n, Placement { tensor, target, rows, .. }) in (1..).zip(&self.placements) {
             match *target {
                 // Matrices on top of each other are one.
-                Target::Rows { matrix, first_row: 0 } => random::fill(&matrix, executor, seed)?,
+                Target::Rows { matrix, first_row: 0 } => {
+                    random::fill(&matrix, executor, first.wrapping_add(n).max(1))?;
+                }
                 Target::Rows { .. } => {}
                 Target::Floats { .. } if tensor.name.ends_with(".bias") => {}
                 Target::Floats { buffer, first } => {

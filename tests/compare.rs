@@ -179,7 +179,6 @@ fn impossible_wishes_are_refused() {
     for caches in ["0", "32,x", "", "1"] {
         assert!(with(&["--caches", caches], 2).contains("--caches"), "{caches}");
     }
-    assert!(with(&["--caches", "32", "--window", "16"], 2).contains("--window"));
-    assert!(with(&["--caches", "32", "--attention", "dense"], 2).contains("--attention"));
+    assert!(with(&["--caches", "1", "--window", "16"], 2).starts_with("sinkstream: warning: ")); // taken, and said
     failure(&["compare", "--caches", "32"], 2);
 }

@@ -21,6 +21,7 @@ use super::{Outcome, interrupted, load, print_json, progress_bar};
 
 /// Its arguments.
 #[derive(clap::Args)]
+#[command(mut_arg("seed", |flag| flag.help("Seed of the random weights [default: 0]")))]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -79,7 +80,7 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
                 Some(QuantArg::Q4_0) | None => TensorType::Q4_0,
             };
             let gguf = pollster::block_on(random::gguf(shape, kind))?;
-            pollster::block_on(Engine::random(gguf, &settings))?
+            pollster::block_on(Engine::random(gguf, &settings, args.run.seed.unwrap_or(0)))?
         }
         None => load(&args.model, &settings, args.run.quiet)?,
     };

@@ -24,7 +24,7 @@ const HELP: &str = "\
 Ctrl-C stops an answer; at the prompt it ends the program";
 
 pub(crate) fn run(args: &ChatArgs) -> Outcome {
-    let seed = args.sampling.seed.unwrap_or_else(random_seed);
+    let seed = args.run.seed.unwrap_or_else(random_seed);
     let sampling = args.sampling.sampling(seed);
     if let Err(error) = sampling.settings() {
         wrong_usage(&error.to_string());
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ChatArgs) -> Outcome {
             "sinkstream: warning: the model has no chat template; using plain lines, \"User: …\" and \"Assistant: …\""
         );
     }
-    if args.sampling.seed.is_none() && args.sampling.temperature > 0.0 && !args.run.quiet {
+    if args.run.seed.is_none() && args.sampling.temperature > 0.0 && !args.run.quiet {
         eprintln!("sinkstream: seed {seed}");
     }
     let wishes = Wishes {

@@ -25,6 +25,11 @@ const STEP: usize = 1024;
 const MODES: [Attention; 4] = [Attention::Dense, Attention::Window, Attention::Recompute, Attention::Streaming];
 
 pub(crate) fn run(args: &CompareArgs) -> Outcome {
+    if args.run.attention.is_some() || args.run.window.is_some() {
+        eprintln!(
+            "sinkstream: warning: compare goes through all modes, with windows by --caches: --attention and --window change nothing"
+        );
+    }
     let plots = args.plot.as_deref().map(report::plot_paths);
     for path in plots.iter().flatten() {
         plot::check(path)?;

@@ -14,14 +14,14 @@ use super::{Outcome, interrupted, load, print_json, random_seed, read_file, read
 pub(super) const BURST: u32 = 4;
 
 pub(crate) fn run(args: &GenerateArgs) -> Outcome {
-    let seed = args.sampling.seed.unwrap_or_else(random_seed);
+    let seed = args.run.seed.unwrap_or_else(random_seed);
     let sampling = args.sampling.sampling(seed);
     if let Err(error) = sampling.settings() {
         wrong_usage(&error.to_string());
     }
     let prompt = prompt(args)?;
     let mut engine = load(&args.model, &args.run.settings(), args.run.quiet)?;
-    if args.sampling.seed.is_none() && args.sampling.temperature > 0.0 && !args.run.quiet {
+    if args.run.seed.is_none() && args.sampling.temperature > 0.0 && !args.run.quiet {
         eprintln!("sinkstream: seed {seed}");
     }
     let mut out = io::stdout().lock();

@@ -146,7 +146,7 @@ pub(crate) fn devices(args: &DevicesArgs) -> Outcome {
     let adapters = pollster::block_on(gpu::adapters());
     let described: Vec<Value> =
         adapters.iter().enumerate().map(|(index, adapter)| gpu::describe(index, adapter)).collect();
-    if args.json {
+    if args.run.json {
         return Ok(print_json(&json!({ "devices": described }))?);
     }
     let mut out = std::io::stdout().lock();

@@ -23,7 +23,11 @@ use super::plot::{self, HeatMap};
 use super::{Outcome, interrupted, load, open, print_json, progress_bar};
 use text::Texts;
 
+/// Seed, if none is given: texts are the same in every run.
+const SEED: u32 = 1;
+
 #[derive(Args)]
+#[command(mut_arg("seed", |flag| flag.help("Seed of the numbers and the filler [default: 1]")))]
 pub(crate) struct PasskeyArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -39,9 +43,6 @@ pub(crate) struct PasskeyArgs {
     /// Texts for each length and depth
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     trials: u32,
-    /// Seed of the numbers and the filler
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u32,
     /// Draw the accuracy as a heat map, lengths by depths
     #[arg(long, value_name = "F.svg")]
     plot: Option<PathBuf>,
@@ -94,7 +95,7 @@ pub(crate) fn run(args: &PasskeyArgs) -> Outcome {
             "attention": info["attention"],
             "sinks": info["sinks"],
             "window": info["window"],
-            "seed": args.seed,
+            "seed": args.run.seed.unwrap_or(SEED),
             "kv_bytes": info["kv_bytes"],
             "memory_bytes": info["memory_bytes"],
             "cells": tables[0].json(),
@@ -155,7 +156,7 @@ impl Table {
         bar: &ProgressBar,
     ) -> Result<Self> {
         let tokenizer = engine.tokenizer()?;
-        let texts = Texts::new(&tokenizer, args.seed)?;
+        let texts = Texts::new(&tokenizer, args.run.seed.unwrap_or(SEED))?;
         let (keep, mut cells) = (engine.keep(), vec![]);
         for &length in &args.lengths {
             for &depth in &args.depths {

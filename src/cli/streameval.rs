@@ -16,7 +16,7 @@ use sinkstream::gguf::Gguf;
 use sinkstream::tokenizer::{Special, Tokenizer};
 use sinkstream::{Error, Result, Sampling, Session};
 
-use super::args::{ModelArgs, RunArgs, wrong_usage};
+use super::args::{ModelArgs, RunArgs, unlisted, wrong_usage};
 use super::plot::{self, Axis, Figure, Scale, Series};
 use super::{Outcome, interrupted, load, open, print_json, progress_bar};
 
@@ -28,10 +28,13 @@ const FIRST_LINE: u64 = 1_000;
 const EVICTED_CACHES: u64 = 4;
 /// Tokens generated for an answer: three digits and the sign after them are at most four, and one for a space.
 const ANSWER_TOKENS: u32 = 5;
+/// Seed, if none is given: lines are the same in every run.
+const SEED: u32 = 1;
 
 /// The cache sizes are what is swept: no single window.
 #[derive(Args)]
-#[command(mut_arg("window", |flag| flag.hide(true)))]
+#[command(mut_arg("seed", |flag| flag.help("Seed of the numbers in the lines [default: 1]")))]
+#[command(mut_args(unlisted(&["window"])))]
 pub(crate) struct StreamevalArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -48,9 +51,6 @@ pub(crate) struct StreamevalArgs {
     /// Questions for each distance and cache
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     queries: u64,
-    /// Seed of the numbers in the lines
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u32,
     /// Write the accuracy over the distance as a plot
     #[arg(long, value_name = "F.svg")]
     plot: Option<PathBuf>,
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &StreamevalArgs) -> Outcome {
             "executor": info["executor"],
             "adapter": info["adapter"],
             "attention": info["attention"],
-            "seed": args.seed,
+            "seed": args.run.seed.unwrap_or(SEED),
             "rows": cells.iter().map(Cell::row).collect::<Vec<_>>(),
         });
         return Ok(print_json(&report)?);
@@ -204,7 +204,7 @@ fn grouped(number: u64) -> String {
 fn measure(engine: &mut Engine, args: &StreamevalArgs, distance: u64, bar: &ProgressBar) -> Result<Cell> {
     let tokenizer = engine.tokenizer()?;
     let keep = engine.keep();
-    let mut lines = Lines { tokenizer: &tokenizer, seed: args.seed, places: vec![] };
+    let mut lines = Lines { tokenizer: &tokenizer, seed: args.run.seed.unwrap_or(SEED), places: vec![] };
     let mut session = engine.session();
     let mut ids = tokenizer.encode_start("", Special::Plain)?;
     let mut cell = Cell { keep, distance, distance_tokens: 0.0, inside: 0, outside: 0, queries: 0, correct: 0 };

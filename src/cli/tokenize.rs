@@ -26,6 +26,9 @@ pub(crate) fn run(args: &TokenizeArgs) -> Outcome {
         let mut detokenizer = Detokenizer::at_text_start();
         let mut text: String = ids.iter().map(|&id| detokenizer.push(&tokenizer, id)).collect();
         text.push_str(&detokenizer.finish());
+        if args.run.json {
+            return Ok(print_json(&json!({ "text": text }))?);
+        }
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())?;
         return Ok(out.flush()?);
@@ -33,7 +36,7 @@ pub(crate) fn run(args: &TokenizeArgs) -> Outcome {
     let special = if args.no_special { Special::Plain } else { Special::Parse };
     let text = String::from_utf8_lossy(&input);
     let ids = if args.no_bos { tokenizer.encode(&text, special)? } else { tokenizer.encode_start(&text, special)? };
-    Ok(print_json(&json!(ids))?)
+    Ok(print_json(&if args.run.json { json!({ "ids": ids }) } else { json!(ids) })?)
 }
 
 /// From a GGUF file of any architecture, a `tokenizer.json`, or a folder that has one.
