@@ -10,11 +10,12 @@ struct Params {
     out_stride: u32, // floats from one column of h to the next
     dim: u32,        // dimensions of the norm
     eps: f32,        // added to its mean square
+    added: u32,      // floats from x to what the block before added, see added.wgsl; a multiple of 4
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [column][in_stride / 4], f32, zero behind dim
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [1 or 3][column][in_stride / 4], f32, zero behind dim
 @group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>; // [1 or 2][blocks · 8], f32, see norm.wgsl
 @group(0) @binding(4) var<storage, read> quants: array<vec4<u32>>; // [2 · ffn_dim][blocks][words / 4], see weights.wgsl
 @group(0) @binding(5) var<storage, read> scales: array<u32>; // [2 · ffn_dim][words], see weights.wgsl
@@ -28,9 +29,15 @@ fn scale_word(at: u32) -> u32 {
     return scales[at];
 }
 
-// Four inputs of a column and their gains, before the norm; `finish_input` norms them.
+// Four inputs of a column and their gains before the norm; `finish_input` norms them.
 fn raw_input(column: u32, word: u32) -> Raw {
-    return Raw(x[column * (params.in_stride / 4u) + word], gain[word]);
+    let value = x[column * (params.in_stride / 4u) + word];
+    return Raw(with_added(value, column, word, 8u * params.blocks), gain[word]);
+}
+
+// See added.wgsl.
+fn added_input(column: u32, word: u32) -> vec4<f32> {
+    return x[params.added / 4u + column * (params.in_stride / 4u) + word];
 }
 
 fn finish_input(raw: Raw, column: u32, word: u32) -> vec4<f32> {
@@ -60,6 +67,6 @@ fn gate_up(
         return;
     }
     let row = min(first_row + own_pair(invocation), params.ffn_dim - 1u);
-    measure(first_column, params.in_stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
+    measure(first_column, 8u * params.blocks, params.dim, params.eps, invocation);
     multiply(vec2<u32>(row, params.ffn_dim + row), params.blocks, first_row, first_column, invocation);
 }

@@ -12,6 +12,7 @@ struct Params {
     out_stride: u32, // floats from one column of out to the next
     dim: u32,        // dimensions of the norm
     eps: f32,        // added to its mean square
+    added: u32,      // floats from x to what the block before added, see added.wgsl; a multiple of 4
     cap: f32,        // results go through cap · tanh(y / cap); 0 for no cap
 }
 
@@ -19,7 +20,7 @@ override BIAS: u32; // 0 or 1
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [column][in_stride / 4], f32, zero behind dim
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [1 or 3][column][in_stride / 4], f32, zero behind dim
 @group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>; // [1 or 2][blocks · 8], f32, see norm.wgsl
 @group(0) @binding(4) var<storage, read> quants: array<vec4<u32>>; // [rows][blocks][words / 4], see weights.wgsl
 @group(0) @binding(5) var<storage, read> scales: array<u32>; // [rows][words], see weights.wgsl
@@ -28,9 +29,15 @@ override BIAS: u32; // 0 or 1
 @group(0) @binding(8) var<storage, read> more_quants: array<vec4<u32>>; // [rows][blocks][words / 4], the rows behind those in quants; read if FIRST_QUANTS
 @group(0) @binding(9) var<storage, read> more_scales: array<u32>; // [rows][words], theirs
 
-// Four inputs of a column and their gains, before the norm; `finish_input` norms them.
+// Four inputs of a column and their gains before the norm; `finish_input` norms them.
 fn raw_input(column: u32, word: u32) -> Raw {
-    return Raw(x[column * (params.in_stride / 4u) + word], gain[word]);
+    let value = x[column * (params.in_stride / 4u) + word];
+    return Raw(with_added(value, column, word, 8u * params.blocks), gain[word]);
+}
+
+// See added.wgsl.
+fn added_input(column: u32, word: u32) -> vec4<f32> {
+    return x[params.added / 4u + column * (params.in_stride / 4u) + word];
 }
 
 fn finish_input(raw: Raw, column: u32, word: u32) -> vec4<f32> {
@@ -75,7 +82,7 @@ fn linear(
     }
     let last_row = params.rows - 1u;
     let row = 2u * (first_pair + own_pair(invocation));
-    measure(first_column, params.in_stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
+    measure(first_column, 8u * params.blocks, params.dim, params.eps, invocation);
     is_other = min(row, last_row) >= params.other_row;
     let rows = min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)) - select(0u, params.other_row, is_other);
     multiply(rows, params.blocks, first_pair, first_column, invocation);

@@ -16,6 +16,7 @@ struct Params {
     stride: u32,     // floats from one column of x to the next; a multiple of 4
     dim: u32,        // dimensions of the norm
     eps: f32,        // added to its mean square
+    added: u32,      // floats from x to what the block before added, see added.wgsl; a multiple of 4
     scale: f32,      // factor on queries, often 1 / sqrt(head_dim)
     rope_scale: f32, // factor on rotated queries: YaRN's on queries and keys together
     limit: f32,      // results are kept inside ± this
@@ -30,7 +31,7 @@ override FIRST_SCALES: u32 = 0u; // the same of scales
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> columns: Columns; // [512] columns
 @group(0) @binding(2) var<uniform> rope: array<vec4<u32>, 64>; // [rotary_dim / 2] turns per position, 0.32 fixed point
-@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>; // [column][stride / 4], f32, zero behind dim
+@group(0) @binding(3) var<storage, read> x: array<vec4<f32>>; // [1 or 3][column][stride / 4], f32, zero behind dim
 @group(0) @binding(4) var<storage, read> gain: array<vec4<f32>>; // [1 or 2][blocks · 8], f32, see norm.wgsl
 @group(0) @binding(5) var<storage, read> quants: array<vec4<u32>>; // [2 · pairs][blocks][words / 4], see weights.wgsl
 @group(0) @binding(6) var<storage, read> scales: array<u32>; // [2 · pairs][words], see weights.wgsl
@@ -47,9 +48,15 @@ fn scale_word(at: u32) -> u32 {
     return scales[at + select(0u, FIRST_SCALES, is_other)];
 }
 
-// Four inputs of a column and their gains, before the norm; `finish_input` norms them.
+// Four inputs of a column and their gains before the norm; `finish_input` norms them.
 fn raw_input(column: u32, word: u32) -> Raw {
-    return Raw(x[column * (params.stride / 4u) + word], gain[word]);
+    let value = x[column * (params.stride / 4u) + word];
+    return Raw(with_added(value, column, word, 8u * params.blocks), gain[word]);
+}
+
+// See added.wgsl.
+fn added_input(column: u32, word: u32) -> vec4<f32> {
+    return x[params.added / 4u + column * (params.stride / 4u) + word];
 }
 
 fn finish_input(raw: Raw, column: u32, word: u32) -> vec4<f32> {
@@ -92,7 +99,7 @@ fn qkv(
     let own = min(first_pair + own_pair(invocation), params.pairs - 1u);
     is_other = own >= params.other_pair;
     let before = params.first_pair + select(0u, params.other_pair, is_other);
-    measure(first_column, params.stride / 4u, 8u * params.blocks, params.dim, params.eps, invocation);
+    measure(first_column, 8u * params.blocks, params.dim, params.eps, invocation);
     let rows = rows_of_pair(params.first_pair + own) - 2u * before;
     multiply(rows, params.blocks, first_pair, first_column, invocation);
 }

@@ -6,9 +6,9 @@
 //! logits = W_output · norm(x)        then the next token (decode) or its NLL (score)
 //! ```
 //!
-//! [`crate::family`] says where a family differs: one more dispatch a layer for heads that are normed, two for blocks
-//! whose results are normed; with a compressive memory, one that blends what it remembers into the attention's result. A
-//! feed-forward side by side with the attention is begun before that result is added.
+//! [`crate::family`] says where a family differs: one more dispatch a layer for heads that are normed; with a compressive
+//! memory, one that blends what it remembers into the attention's result. What a block adds and is normed first is left beside x
+//! for the next one. A feed-forward side by side with the attention is begun before the attention's result is added.
 
 mod cut;
 mod dispatches;
@@ -30,7 +30,7 @@ use cut::Cut;
 use dispatches::Attended;
 
 struct Layer {
-    attn_norm: BufferId,
+    attn_norm: Norm,
     qkv: Vec<Matrix>,
     qkv_bias: Option<BufferId>,
     /// Gains of queries and of keys, if heads are normed.
@@ -45,17 +45,25 @@ struct Layer {
     v: BufferId,
     memory: Option<memory::Memory>,
     output: Linear,
-    ffn_norm: BufferId,
+    ffn_norm: Norm,
     /// Gates on top of the inner layer, or the inner layer alone.
     up: Linear,
     down: Linear,
 }
 
-/// A matrix, its bias if it has one, and the gain of the norm that its result goes through, if any.
+/// A matrix and its bias, if it has one.
 struct Linear {
     matrix: Matrix,
     bias: Option<BufferId>,
-    post_norm: Option<BufferId>,
+}
+
+/// A norm of x in front of a block.
+#[derive(Clone, Copy)]
+struct Norm {
+    /// Its gain; behind it the biases of a layer norm, or the gain for what the block before added.
+    gain: BufferId,
+    /// Floats from x to what the block before added and is yet to be normed; 0 if there is nothing.
+    added: u32,
 }
 
 /// Everything that the dispatches of a plan refer to.
@@ -66,9 +74,10 @@ pub(crate) struct Forward<'a> {
     given: Given,
     embedding: Vec<Matrix>,
     layers: Vec<Layer>,
-    output_norm: BufferId,
+    output_norm: Norm,
     output: Vec<Matrix>,
     output_bias: Option<BufferId>,
+    /// The residual stream; where what blocks add is normed first, what the attention left and what the feed-forward left follow.
     x: BufferId,
     pub(crate) q: BufferId,
     attended: BufferId,
@@ -77,8 +86,6 @@ pub(crate) struct Forward<'a> {
     h: BufferId,
     /// Queries, keys and values before `head_norm`.
     raw: BufferId,
-    /// What a block adds before `add_norm`.
-    added: BufferId,
     /// Bound where there is no bias.
     none: BufferId,
     pub(crate) logits: BufferId,
@@ -121,14 +128,17 @@ struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// Gain of a norm, for a layer norm with its bias behind it.
-    fn norm(&mut self, name: &str) -> Result<BufferId> {
-        let (gain, dim) = (format!("{name}.weight"), self.config.dim);
-        if !self.config.family.layer_norm {
-            return self.directory.vector(self.gguf, self.buffers, gain, dim);
+    /// A norm of x with what the block before left, if any, `added` floats behind x; `post_norm`: the norm of that.
+    fn norm(&mut self, name: &str, (post_norm, added): (&str, u32)) -> Result<Norm> {
+        let (dim, family) = (self.config.dim, self.config.family);
+        let mut gains = vec![(format!("{name}.weight"), dim)];
+        gains.extend((added > 0).then(|| (format!("{post_norm}.weight"), dim)));
+        for (gain, _) in &gains {
+            self.directory.require(self.gguf, gain)?;
         }
-        self.directory.require(self.gguf, &gain)?;
-        self.directory.vectors(self.gguf, self.buffers, &[(gain, dim), (format!("{name}.bias"), dim)], BLOCK)
+        gains.extend(family.layer_norm.then(|| (format!("{name}.bias"), dim)));
+        let gain = self.directory.vectors(self.gguf, self.buffers, &gains, BLOCK)?;
+        Ok(Norm { gain, added })
     }
 
     /// The biases of tensors on top of each other, if the file has some.
@@ -155,16 +165,9 @@ impl Weights<'_> {
         }
     }
 
-    /// Tensors on top of each other with their biases; `post_norm`: the norm of their result.
-    fn linear(&mut self, parts: &[Wanted], post_norm: Option<String>) -> Result<Linear> {
-        Ok(Linear {
-            matrix: self.directory.matrix(self.gguf, self.buffers, parts)?,
-            bias: self.bias(parts)?,
-            post_norm: match post_norm.filter(|_| self.config.family.post_norms) {
-                Some(name) => Some(self.norm(&name)?),
-                None => None,
-            },
-        })
+    /// Tensors on top of each other with their biases.
+    fn linear(&mut self, parts: &[Wanted]) -> Result<Linear> {
+        Ok(Linear { matrix: self.directory.matrix(self.gguf, self.buffers, parts)?, bias: self.bias(parts)? })
     }
 }
 
@@ -187,7 +190,8 @@ impl<'a> Forward<'a> {
         let layers = (0..config.n_layers)
             .map(|n| Layer::new(n, config, shape, slots, given, &mut weights))
             .collect::<Result<Vec<_>>>()?;
-        let output_norm = weights.norm("output_norm")?;
+        let post_norm = format!("blk.{}.post_ffw_norm", config.n_layers - 1);
+        let output_norm = weights.norm("output_norm", (&post_norm, left_at(config, shape, 2)))?;
         let of_output = wanted("output", vocab_size, dim);
         let output = match gguf.tensor("output.weight") {
             Some(_) => weights.directory.parts(gguf, weights.buffers, &of_output, shape.binding_bytes)?,
@@ -199,7 +203,7 @@ impl<'a> Forward<'a> {
         let qkv_size = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim;
         // The same for every tuning, so that plans of one run on the buffers of another.
         let most_split = Shape { tuning: Tuning { workgroups: u32::MAX, ..Tuning::GPU }, ..*shape };
-        let columns = shape.chunk.max(shape.streams);
+        let columns = most_columns(shape);
         let parts = (1..=columns.min(8)).map(|columns| {
             columns * Cut::new(config, &most_split, columns, u32::MAX, false).splits.next_multiple_of(4)
         });
@@ -218,13 +222,12 @@ impl<'a> Forward<'a> {
             output_norm,
             output,
             output_bias,
-            x: floats("x", dim, columns),
+            x: floats("x", dim, if config.family.post_norms { 3 * columns } else { columns }),
             q: floats("q", 2 * q_size + raw_keys, columns),
             attended: floats("attended", q_size, columns),
             parts: floats("parts", padded(q_size) + 2 * config.n_heads, parts),
             h: floats("h", config.ffn_dim, columns),
             raw: floats("raw", qkv_size, if_any(config.family.head_norms)),
-            added: floats("added", dim, if_any(config.family.post_norms)),
             none: floats("none", 1, 1),
             logits: floats("logits", vocab_size, logit_columns),
         })
@@ -243,11 +246,12 @@ impl<'a> Forward<'a> {
             }
             let attended = self.attention(&mut plan, &label, layer, name != "decode");
             self.memory_read(&mut plan, &label, layer);
-            self.project(&mut plan, &attn_output, attended, &layer.output);
+            self.project(&mut plan, &attn_output, attended, &layer.output, (layer.attn_norm, 1));
             if !self.config.is_parallel {
                 self.up(&mut plan, &label, layer);
             }
-            self.project(&mut plan, &ffn_down, Attended { buffer: self.h, splits: 1 }, &layer.down);
+            let inner = Attended { buffer: self.h, splits: 1 };
+            self.project(&mut plan, &ffn_down, inner, &layer.down, (layer.ffn_norm, 2));
         }
         end(&mut plan);
         let most = plan.dispatches.iter().flat_map(|dispatch| dispatch.workgroups).max();
@@ -260,6 +264,16 @@ impl<'a> Forward<'a> {
 
 fn wanted(name: &str, rows: u32, cols: u32) -> Wanted {
     Wanted { name: format!("{name}.weight"), rows, cols }
+}
+
+/// Columns that there are buffers for.
+fn most_columns(shape: &Shape) -> u32 {
+    shape.chunk.max(shape.streams)
+}
+
+/// Floats from x to what block `number` of a layer leaves: 1, its attention, or 2, its feed-forward; 0 where x takes it at once.
+fn left_at(config: &Config, shape: &Shape, number: u32) -> u32 {
+    if config.family.post_norms { number * padded(config.dim) * most_columns(shape) } else { 0 }
 }
 
 /// Floats of one column of activations: whole blocks.
@@ -292,10 +306,13 @@ impl Layer {
         };
         // Falcon's newer layout names the norm of the feed-forward `attn_norm` and that of the attention `attn_norm_2`.
         let has_second = family.shared_norm && weights.gguf.tensor(&name("attn_norm_2.weight")).is_some();
-        let attn_norm = weights.norm(&name(if has_second { "attn_norm_2" } else { "attn_norm" }))?;
+        let post_norms = [format!("blk.{}.post_ffw_norm", n.wrapping_sub(1)), name("post_attention_norm")];
+        let added = [if n == 0 { 0 } else { left_at(config, shape, 2) }, left_at(config, shape, 1)];
+        let [of_attn, of_ffn] = [0, 1].map(|block| (&*post_norms[block], added[block]));
+        let attn_norm = weights.norm(&name(if has_second { "attn_norm_2" } else { "attn_norm" }), of_attn)?;
         let ffn_norm = match (family.shared_norm, has_second) {
-            (false, _) => weights.norm(&name("ffn_norm"))?,
-            (true, true) => weights.norm(&name("attn_norm"))?,
+            (false, _) => weights.norm(&name("ffn_norm"), of_ffn)?,
+            (true, true) => weights.norm(&name("attn_norm"), of_ffn)?,
             (true, false) => attn_norm,
         };
         let head_gains = match family.head_norms {
@@ -329,10 +346,10 @@ impl Layer {
             k: weights.buffers.add_lanes(name("k"), Purpose::Cache, 4 * cache_words, shape.streams),
             v: weights.buffers.add_lanes(name("v"), Purpose::Cache, 4 * cache_words, shape.streams),
             memory,
-            output: weights.linear(&[part("attn_output", dim, q_rows)], Some(name("post_attention_norm")))?,
+            output: weights.linear(&[part("attn_output", dim, q_rows)])?,
             ffn_norm,
-            up: weights.linear(&up, None)?,
-            down: weights.linear(&[part("ffn_down", dim, ffn_dim)], Some(name("post_ffw_norm")))?,
+            up: weights.linear(&up)?,
+            down: weights.linear(&[part("ffn_down", dim, ffn_dim)])?,
         })
     }
 }

@@ -1,9 +1,8 @@
 //! The kernels, in the order in which a token meets them. Five make a layer: `qkv`, `attention`, `project`,
-//! `gate_up` (or `linear`), `project` again. Models that norm heads or what a block adds need `head_norm` or `add_norm`, those
+//! `gate_up` (or `linear`), `project` again. Models that norm heads need `head_norm`, those
 //! with a compressive memory `memory_read`, and `memory_fold` for every full segment.
 
 pub mod activation;
-pub mod add_norm;
 pub mod attention;
 pub mod cache;
 pub mod embed;
@@ -26,7 +25,7 @@ pub mod sample;
 use crate::kernel::Kernel;
 
 /// Every kernel.
-pub const ALL: [&Kernel; 13] = [
+pub const ALL: [&Kernel; 12] = [
     &embed::KERNEL,
     &qkv::KERNEL,
     &head_norm::KERNEL,
@@ -34,7 +33,6 @@ pub const ALL: [&Kernel; 13] = [
     &memory_read::KERNEL,
     &memory_fold::KERNEL,
     &project::KERNEL,
-    &add_norm::KERNEL,
     &gate_up::KERNEL,
     &linear::KERNEL,
     &nll::KERNEL,

@@ -85,18 +85,4 @@ macro_rules! suites {
     };
 }
 
-suites!(
-    embed,
-    qkv,
-    head_norm,
-    attention,
-    memory_read,
-    memory_fold,
-    project,
-    add_norm,
-    gate_up,
-    linear,
-    nll,
-    sample,
-    probe
-);
+suites!(embed, qkv, head_norm, attention, memory_read, memory_fold, project, gate_up, linear, nll, sample, probe);

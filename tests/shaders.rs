@@ -11,8 +11,7 @@ use sinkstream::executor::gpu::GpuExecutor;
 use sinkstream::gpu::{Gpu, MATRIX_MEMORY};
 use sinkstream::kernel::{Access, Kernel, Tier, Variant};
 use sinkstream::kernels::{
-    ALL, add_norm, attention, embed, gate_up, head_norm, linear, memory_fold, memory_read, nll, probe, project, qkv,
-    sample,
+    ALL, attention, embed, gate_up, head_norm, linear, memory_fold, memory_read, nll, probe, project, qkv, sample,
 };
 use sinkstream::plan::{BufferId, Buffers, Column, ColumnsHeader, Dispatch, Plan, Purpose};
 use sinkstream::quant::Layout;
@@ -220,6 +219,7 @@ fn params_lie_as_in_rust() {
                 stride,
                 dim,
                 eps,
+                added,
                 scale,
                 rope_scale,
                 limit,
@@ -252,12 +252,14 @@ fn params_lie_as_in_rust() {
             fields!(memory_read::Params { n_heads, n_kv_heads, half, slots, columns, stride, segment, copies }),
         ),
         (&memory_fold::KERNEL, fields!(memory_fold::Params { n_kv_heads, half, slots, segment, copies, delta })),
-        (&add_norm::KERNEL, fields!(add_norm::Params { stride, dim, eps })),
-        (&project::KERNEL, fields!(project::Params { rows, blocks, in_stride, out_stride, n_heads, half, columns })),
-        (&gate_up::KERNEL, fields!(gate_up::Params { ffn_dim, blocks, in_stride, out_stride, dim, eps })),
+        (
+            &project::KERNEL,
+            fields!(project::Params { rows, blocks, in_stride, out_stride, n_heads, half, columns, left, added, eps }),
+        ),
+        (&gate_up::KERNEL, fields!(gate_up::Params { ffn_dim, blocks, in_stride, out_stride, dim, eps, added })),
         (
             &linear::KERNEL,
-            fields!(linear::Params { rows, other_row, first_row, blocks, in_stride, out_stride, dim, eps, cap }),
+            fields!(linear::Params { rows, other_row, first_row, blocks, in_stride, out_stride, dim, eps, added, cap }),
         ),
         (&nll::KERNEL, fields!(nll::Params { vocab_size, stride })),
         (&sample::KERNEL, fields!(sample::Params { vocab_size, stride, slots })),

@@ -5,7 +5,8 @@
 // software adapters, where barriers cost most, and 16 or 32 on GPUs, where neighbours should read neighbouring blocks.
 // f32 sums, weights unpacked in registers: as in llama.cpp's and TVM's WebGPU kernels, but the packing is our own.
 // With several lanes the inputs are brought into workgroup memory, STAGE blocks at a time, where neighbours read neighbouring
-// words; the first weights are asked for before that, so that they come meanwhile.
+// words; the first weights are asked for before that, so that they come meanwhile. The kernel says  override IS_DEAR: u32,
+// whether that is better with one lane too.
 //
 // The kernel defines  fn load_input(column: u32, word: u32) -> vec4<f32>  (4 inputs from 4 · word on) and
 // fn keep(pair: u32, column: u32, y: vec2<f32>)  for the products of a pair of the dispatch and a column, which may be
@@ -27,16 +28,24 @@ struct Lanes {
     b: array<vec4<f32>, 2>,
 }
 
-// Adds the products of two rows of a block with 32 inputs.
-fn add_products(sums: Lanes, a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>, column: u32, word: u32) -> Lanes {
-    let x0 = load_input(column, word);
-    let x1 = load_input(column, word + 1u);
-    let x2 = load_input(column, word + 2u);
-    let x3 = load_input(column, word + 3u);
-    let x4 = load_input(column, word + 4u);
-    let x5 = load_input(column, word + 5u);
-    let x6 = load_input(column, word + 6u);
-    let x7 = load_input(column, word + 7u);
+// With one lane: four inputs, from workgroup memory where it would take much to load them for every row pair.
+fn own_input(c: u32, column: u32, word: u32) -> vec4<f32> {
+    if (IS_DEAR == 1u) {
+        return staged[(8u * c + word % 8u) * ROW + word / 8u % STAGE];
+    }
+    return load_input(column, word);
+}
+
+// Adds the products of two rows of a block with 32 inputs of a column, which is column `c` of the workgroup.
+fn add_products(sums: Lanes, a: array<vec4<f32>, 8>, b: array<vec4<f32>, 8>, c: u32, column: u32, word: u32) -> Lanes {
+    let x0 = own_input(c, column, word);
+    let x1 = own_input(c, column, word + 1u);
+    let x2 = own_input(c, column, word + 2u);
+    let x3 = own_input(c, column, word + 3u);
+    let x4 = own_input(c, column, word + 4u);
+    let x5 = own_input(c, column, word + 5u);
+    let x6 = own_input(c, column, word + 6u);
+    let x7 = own_input(c, column, word + 7u);
     return Lanes(
         array<vec4<f32>, 2>(
             (((sums.a[0] + a[0] * x0) + a[2] * x2) + a[4] * x4) + a[6] * x6,
@@ -53,7 +62,7 @@ fn fold(sums: Lanes) -> vec2<f32> {
     return vec2<f32>((a.x + a.z) + (a.y + a.w), (b.x + b.z) + (b.y + b.w));
 }
 
-// Whether each word of the inputs is loaded by exactly one invocation of a workgroup.
+// Whether each word of the inputs is loaded by exactly one invocation of a workgroup, so that squares may be added up then.
 fn is_staged() -> bool {
     return LANES > 1u;
 }
@@ -74,18 +83,26 @@ fn multiply_own(rows: vec2<u32>, blocks: u32, first: u32, invocation: u32) {
     let last = columns.active_ - 1u; // a tile's columns behind it repeat it and are not stored
     if (LANES == 1u) {
         var own: array<Lanes, 8>;
-        for (var block = 0u; block < blocks; block++) {
-            let a = load_block(rows.x, blocks, block);
-            let b = load_block(rows.y, blocks, block);
-            let word = 8u * block;
-            own[0] = add_products(own[0], a, b, first, word);
-            if (COLUMNS > 1u) { own[1] = add_products(own[1], a, b, min(first + 1u, last), word); }
-            if (COLUMNS > 2u) { own[2] = add_products(own[2], a, b, min(first + 2u, last), word); }
-            if (COLUMNS > 3u) { own[3] = add_products(own[3], a, b, min(first + 3u, last), word); }
-            if (COLUMNS > 4u) { own[4] = add_products(own[4], a, b, min(first + 4u, last), word); }
-            if (COLUMNS > 5u) { own[5] = add_products(own[5], a, b, min(first + 5u, last), word); }
-            if (COLUMNS > 6u) { own[6] = add_products(own[6], a, b, min(first + 6u, last), word); }
-            if (COLUMNS > 7u) { own[7] = add_products(own[7], a, b, min(first + 7u, last), word); }
+        let tile = select(blocks, STAGE, IS_DEAR == 1u); // blocks
+        for (var start = 0u; start < blocks; start += tile) {
+            if (IS_DEAR == 1u) {
+                workgroupBarrier(); // the tile before is used up
+                stage(start, blocks, first, invocation);
+                workgroupBarrier();
+            }
+            for (var block = start; block < min(start + tile, blocks); block++) {
+                let a = load_block(rows.x, blocks, block);
+                let b = load_block(rows.y, blocks, block);
+                let word = 8u * block;
+                own[0] = add_products(own[0], a, b, 0u, first, word);
+                if (COLUMNS > 1u) { own[1] = add_products(own[1], a, b, 1u, min(first + 1u, last), word); }
+                if (COLUMNS > 2u) { own[2] = add_products(own[2], a, b, 2u, min(first + 2u, last), word); }
+                if (COLUMNS > 3u) { own[3] = add_products(own[3], a, b, 3u, min(first + 3u, last), word); }
+                if (COLUMNS > 4u) { own[4] = add_products(own[4], a, b, 4u, min(first + 4u, last), word); }
+                if (COLUMNS > 5u) { own[5] = add_products(own[5], a, b, 5u, min(first + 5u, last), word); }
+                if (COLUMNS > 6u) { own[6] = add_products(own[6], a, b, 6u, min(first + 6u, last), word); }
+                if (COLUMNS > 7u) { own[7] = add_products(own[7], a, b, 7u, min(first + 7u, last), word); }
+            }
         }
         for (var c = 0u; c < COLUMNS; c++) {
             sums[c] = fold(own[c]);
@@ -97,7 +114,7 @@ fn multiply_own(rows: vec2<u32>, blocks: u32, first: u32, invocation: u32) {
 
 override STAGE: u32 = select(select(select(8u, 16u, COLUMNS <= 4u), 32u, COLUMNS <= 2u), 64u, COLUMNS == 1u); // blocks; at least LANES
 override ROW: u32 = STAGE + 1u;
-override STAGED: u32 = select(COLUMNS * 8u * ROW, 1u, LANES == 1u);
+override STAGED: u32 = select(COLUMNS * 8u * ROW, 1u, LANES == 1u && IS_DEAR == 0u);
 
 var<workgroup> staged: array<vec4<f32>, STAGED>; // [column][word of a block][ROW]: inputs; at last sums, see share.wgsl
 

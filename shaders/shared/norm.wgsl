@@ -1,24 +1,18 @@
-// The norm in front of a product, of the columns of a workgroup, through workgroup memory.
+// The norm in front of a product, of the columns of a workgroup, by the means of mean.wgsl.
 //
 // RMS norm: x / rms · gain, rms² = mean(x²) + eps; 1 / rms multiplies the finished products: (W · (x · gain)) / rms.
 // Layer norm: (x - mean) / sqrt(variance + eps) · gain + bias, all of it before the product; `gain` holds gain, then bias.
+// With ADDED x is what it is after what added.wgsl tells of, whose gain is behind the first one.
 // Every workgroup computes it anew from x, which stays in the caches: cheaper than a dispatch of its own. The kernel
-// binds x: array<vec4<f32>>, [column][stride / 4], zero behind `dim`, and gain: array<vec4<f32>>, [1 or 2][words].
+// binds gain: array<vec4<f32>>, [1 or 2][words], and defines  fn raw_input(column: u32, word: u32) -> Raw, zero behind `dim`.
 // Twin: `Norm` in src/kernels/matmul.rs.
 
 override LAYER_NORM: u32; // 0 or 1
-override SHARES: u32 = COLUMNS * SHARERS;
-// At least 16 bytes, like all workgroup memory beside matmul_coop.wgsl's: cooperative matrices are loaded from multiples of 16
-// bytes, and where a driver puts an array depends on the others.
-override EIGHTHS: u32 = select(4u, 8u * COLUMNS, SHARERS >= 64u);
+override MEASURES: u32 = 1u;
+override IS_DEAR: u32 = ADDED; // to load an input takes much, see matvec.wgsl
 
-// No longer than they need be, here and in all that decodes: browsers fill workgroup memory with zeros in every workgroup.
-var<workgroup> parts: array<f32, SHARES>;     // [column][SHARERS]: sum of a share of x or x²
-var<workgroup> eighths: array<f32, EIGHTHS>;  // [column][8]: sums of eight of those, if there are so many
-var<workgroup> means: array<f32, COLUMNS>;    // [column], layer norm only
-var<workgroup> inverses: array<f32, COLUMNS>; // [column]: 1 / sqrt(variance + eps), layer norm only
-var<private> first_of_tile: u32;              // first column of the workgroup
-var<private> square: vec4<f32>;               // of what this invocation has staged of a column
+var<workgroup> means: array<f32, COLUMNS>; // [column], layer norm only
+var<private> square: vec4<f32>;            // of what this invocation has staged of a column
 
 // Four inputs as they come from memory.
 struct Raw {
@@ -26,74 +20,50 @@ struct Raw {
     gain: vec4<f32>,
 }
 
-// Sums of x or of squares (of the distance from the mean) into `eighths`. `stride`, `words`: vec4 from one column to
-// the next, and in one; `dim`: floats that count.
-fn add_up(stride: u32, words: u32, dim: u32, invocation: u32, is_square: bool) {
+// Four values of x, with what the block before added to them. `words`: vec4 of a gain.
+fn with_added(value: vec4<f32>, column: u32, word: u32, words: u32) -> vec4<f32> {
+    if (ADDED == 0u) {
+        return value;
+    }
+    return value + added_input(column, word) * inverses[column - first_of_tile] * gain[words + word];
+}
+
+// Sums of x or of squares (of the distance from the mean). `words`: vec4 in a column; `dim`: floats that count.
+fn add_up(words: u32, dim: u32, invocation: u32, is_square: bool) {
     let sharer = invocation % SHARERS;
     for (var c = invocation / SHARERS; c < COLUMNS; c += WORKGROUP / SHARERS) {
         let column = min(first_of_tile + c, columns.active_ - 1u);
         var sum = vec4<f32>(0.0); // by component: a sum of four squares at once may be reordered by a compiler
         for (var word = sharer; word < words; word += SHARERS) {
-            var value = x[column * stride + word];
+            var value = raw_input(column, word).value;
             if (LAYER_NORM == 1u && is_square) {
                 let index = vec4<u32>(4u * word) + vec4<u32>(0u, 1u, 2u, 3u);
                 value = select(vec4<f32>(0.0), value - means[c], index < vec4<u32>(dim));
             }
             sum += value * select(vec4<f32>(1.0), value, is_square);
         }
-        parts[c * SHARERS + sharer] = (sum.x + sum.z) + (sum.y + sum.w);
+        put_part(c, sharer, sum);
     }
-    workgroupBarrier();
-    if (SHARERS >= 64u) {
-        add_eighths(invocation);
-        workgroupBarrier();
-    }
+    gather_parts(invocation);
 }
 
-fn add_eighths(invocation: u32) {
-    if (invocation < 8u * COLUMNS) {
-        var sum = 0.0;
-        for (var i = 0u; i < SHARERS / 8u; i++) {
-            sum += parts[SHARERS / 8u * invocation + i];
-        }
-        eighths[invocation] = sum;
-    }
-}
-
-// Mean of what `add_up` added for column `c` of the workgroup.
-fn mean_of(c: u32, dim: u32) -> f32 {
-    var sum = 0.0;
-    if (SHARERS >= 64u) {
-        for (var i = 0u; i < 8u; i++) {
-            sum += eighths[8u * c + i];
-        }
-    } else {
-        for (var i = 0u; i < SHARERS; i++) {
-            sum += parts[SHARERS * c + i];
-        }
-    }
-    return sum * (1.0 / f32(dim)); // adapters divide by multiplying with the reciprocal
-}
-
-// Gets ready for `normed` and `factor_of` (or `add_squares`); every invocation of the workgroup must call it.
-fn measure(first: u32, stride: u32, words: u32, dim: u32, eps: f32, invocation: u32) {
+// Gets ready for `raw_input`, `normed` and `factor_of` (or `add_squares`); every invocation of the workgroup must call it.
+fn measure(first: u32, words: u32, dim: u32, eps: f32, invocation: u32) {
     first_of_tile = first;
+    measure_added(words, dim, eps, invocation);
     if (squares_come_later()) {
         return;
     }
     if (LAYER_NORM == 1u) {
-        add_up(stride, words, dim, invocation, false);
+        add_up(words, dim, invocation, false);
         for (var c = invocation; c < COLUMNS; c += WORKGROUP) {
             means[c] = mean_of(c, dim);
         }
         workgroupBarrier();
     }
-    add_up(stride, words, dim, invocation, true);
+    add_up(words, dim, invocation, true);
     if (LAYER_NORM == 1u) {
-        for (var c = invocation; c < COLUMNS; c += WORKGROUP) {
-            inverses[c] = 1.0 / sqrt(mean_of(c, dim) + eps);
-        }
-        workgroupBarrier();
+        put_inverses(dim, eps, invocation);
     }
 }
 

@@ -1,5 +1,5 @@
 // The sum of one value of every invocation of a workgroup of 64, the same for all, in a fixed order.
-// Twin: `sum_of_workgroup` in src/kernels/add_norm.rs.
+// Twin: `sum_of_workgroup` in src/kernels/head_norm.rs.
 
 const WORKGROUP: u32 = 64u;
 

@@ -4,20 +4,20 @@ use bytemuck::{Pod, bytes_of};
 
 use super::cut::Cut;
 use super::parts::{PARTS, rows_of};
-use super::{Chosen, Forward, Given, Layer, Linear, padded};
+use super::{Chosen, Forward, Given, Layer, Linear, Norm, left_at, padded};
 use crate::config::Rope;
 use crate::family::Positions;
 use crate::kernel::{Kernel, Variant};
 use crate::kernels::activation::Activation;
 use crate::kernels::cache::CacheType;
-use crate::kernels::{add_norm, attention, gate_up, head_norm, linear, matmul, nll, project, qkv, sample};
+use crate::kernels::{attention, gate_up, head_norm, linear, matmul, nll, project, qkv, sample};
 use crate::plan::{BufferId, Dispatch, Plan};
 use crate::quant::BLOCK;
 use crate::weights::Matrix;
 
 /// A norm, a matrix and what follows it: what `linear` computes.
 struct Normed<'a> {
-    gain: BufferId,
+    norm: Norm,
     matrices: &'a [Matrix],
     /// How many of them a dispatch takes: with two they are parts of one.
     together: usize,
@@ -45,7 +45,7 @@ impl Forward<'_> {
                 plan,
                 &format!("{label}.attn_qkv"),
                 &Normed {
-                    gain: layer.attn_norm,
+                    norm: layer.attn_norm,
                     matrices: &layer.qkv,
                     together: PARTS,
                     bias: layer.qkv_bias,
@@ -74,6 +74,7 @@ impl Forward<'_> {
                 stride: padded(config.dim),
                 dim: config.dim,
                 eps: config.eps,
+                added: layer.attn_norm.added,
                 scale: config.query_scale,
                 rope_scale: rope_scale(config.rope),
                 limit: config.qkv_limit,
@@ -85,7 +86,7 @@ impl Forward<'_> {
                 self.given.columns,
                 layer.rope,
                 self.x,
-                layer.attn_norm,
+                layer.attn_norm.gain,
                 matrix.quants,
                 matrix.scales,
                 layer.qkv_bias.unwrap_or(self.none),
@@ -94,7 +95,7 @@ impl Forward<'_> {
                 layer.v,
             ];
             let mut overrides = vec![self.layer_norm(), bias(layer.qkv_bias), self.cache_override()];
-            overrides.extend(memory(layer).into_iter().chain(more.overrides));
+            overrides.extend(added(layer.attn_norm).into_iter().chain(memory(layer)).chain(more.overrides));
             self.push_matrix(plan, &qkv::KERNEL, label, &params, &buffers, matrix, &overrides, params.pairs);
         }
     }
@@ -148,30 +149,34 @@ impl Forward<'_> {
         Attended { buffer: out, splits: cut.splits }
     }
 
-    /// Adds a product to the residual stream; in two steps where it is normed first.
-    pub(super) fn project(&self, plan: &mut Plan, label: &str, input: Attended, linear: &Linear) {
-        let (matrix, stride) = (&linear.matrix, padded(self.config.dim));
+    /// Adds a product to the residual stream, or leaves it beside that: block `number` of a layer, in front of which `norm` stood.
+    pub(super) fn project(
+        &self,
+        plan: &mut Plan,
+        label: &str,
+        input: Attended,
+        linear: &Linear,
+        (norm, number): (Norm, u32),
+    ) {
+        let (config, matrix) = (self.config, &linear.matrix);
         let params = project::Params {
             rows: matrix.rows,
             blocks: matrix.blocks,
             in_stride: matrix.blocks * BLOCK as u32,
-            out_stride: stride,
-            n_heads: self.config.n_heads,
-            half: self.config.head_dim / 2,
+            out_stride: padded(config.dim),
+            n_heads: config.n_heads,
+            half: config.head_dim / 2,
             columns: plan.columns,
+            left: left_at(config, self.shape, number),
+            added: norm.added,
+            eps: config.eps,
         };
-        let to = if linear.post_norm.is_some() { self.added } else { self.x };
         let none = linear.bias.unwrap_or(self.none);
-        let buffers = [self.given.columns, input.buffer, matrix.quants, matrix.scales, none, to];
-        let pairs = matrix.rows.div_ceil(2);
-        let overrides = [bias(linear.bias), ("SPLITS", input.splits)];
-        let overrides = &overrides[..if input.splits > 1 { 2 } else { 1 }];
-        self.push_matrix(plan, &project::KERNEL, label, &params, &buffers, matrix, overrides, pairs);
-        if let Some(gain) = linear.post_norm {
-            let params = add_norm::Params { stride, dim: self.config.dim, eps: self.config.eps };
-            let buffers = [self.given.columns, gain, self.added, self.x];
-            push(plan, &add_norm::KERNEL, Variant::Plain, label, &params, &buffers, &[], [1, plan.columns, 1]);
-        }
+        let gain = if norm.added > 0 { norm.gain } else { self.none };
+        let buffers = [self.given.columns, input.buffer, matrix.quants, matrix.scales, none, self.x, gain];
+        let splits = (input.splits > 1).then_some(("SPLITS", input.splits));
+        let overrides: Vec<_> = [bias(linear.bias)].into_iter().chain(added(norm)).chain(splits).collect();
+        self.push_matrix(plan, &project::KERNEL, label, &params, &buffers, matrix, &overrides, matrix.rows.div_ceil(2));
     }
 
     /// The inner layer of the feed-forward.
@@ -182,7 +187,7 @@ impl Forward<'_> {
                 plan,
                 &format!("{label}.ffn_up"),
                 &Normed {
-                    gain: layer.ffn_norm,
+                    norm: layer.ffn_norm,
                     matrices: &[up.matrix],
                     together: 1,
                     bias: up.bias,
@@ -201,9 +206,11 @@ impl Forward<'_> {
             out_stride: padded(config.ffn_dim),
             dim: config.dim,
             eps: config.eps,
+            added: layer.ffn_norm.added,
         };
-        let buffers = [self.given.columns, self.x, layer.ffn_norm, up.matrix.quants, up.matrix.scales, self.h];
+        let buffers = [self.given.columns, self.x, layer.ffn_norm.gain, up.matrix.quants, up.matrix.scales, self.h];
         let overrides = [self.layer_norm(), ("ACTIVATION", config.family.activation as u32)];
+        let overrides: Vec<_> = overrides.into_iter().chain(added(layer.ffn_norm)).collect();
         self.push_matrix(plan, &gate_up::KERNEL, label, &params, &buffers, &up.matrix, &overrides, config.ffn_dim);
     }
 
@@ -221,6 +228,7 @@ impl Forward<'_> {
                 out_stride: padded(normed.rows),
                 dim: config.dim,
                 eps: config.eps,
+                added: normed.norm.added,
                 cap: normed.cap,
             };
             first_row += params.rows;
@@ -229,7 +237,7 @@ impl Forward<'_> {
             let buffers = [
                 self.given.columns,
                 self.x,
-                normed.gain,
+                normed.norm.gain,
                 matrix.quants,
                 matrix.scales,
                 none,
@@ -238,7 +246,7 @@ impl Forward<'_> {
                 scales,
             ];
             let overrides = [self.layer_norm(), bias(normed.bias), ("ACTIVATION", normed.activation as u32)];
-            let overrides: Vec<_> = overrides.into_iter().chain(more.overrides).collect();
+            let overrides: Vec<_> = overrides.into_iter().chain(added(normed.norm)).chain(more.overrides).collect();
             let pairs = params.rows.div_ceil(2);
             self.push_matrix(plan, &linear::KERNEL, label, &params, &buffers, matrix, &overrides, pairs);
         }
@@ -249,7 +257,7 @@ impl Forward<'_> {
             plan,
             "output",
             &Normed {
-                gain: self.output_norm,
+                norm: self.output_norm,
                 matrices: &self.output,
                 together: PARTS,
                 bias: self.output_bias,
@@ -326,6 +334,11 @@ impl Forward<'_> {
 /// Where a memory wants queries and keys un-rotated too.
 fn memory(layer: &Layer) -> Option<(&'static str, u32)> {
     layer.memory.map(|_| ("MEMORY", 1))
+}
+
+/// Where the block before left something to be normed.
+fn added(norm: Norm) -> Option<(&'static str, u32)> {
+    (norm.added > 0).then_some(("ADDED", 1))
 }
 
 fn bias(bias: Option<BufferId>) -> (&'static str, u32) {

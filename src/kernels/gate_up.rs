@@ -23,15 +23,19 @@ pub struct Params {
     pub dim: u32,
     /// Added to its mean square.
     pub eps: f32,
+    /// Floats from `x` to what the block before added, a multiple of 4; read if `ADDED`.
+    pub added: u32,
 }
 
-/// Grid: (`ffn_dim` / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`; `LAYER_NORM`,
+/// Grid: (`ffn_dim` / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`; `LAYER_NORM`, `ADDED`,
 /// `ACTIVATION`.
 pub const KERNEL: Kernel = Kernel {
     name: "gate_up",
     wgsl: &[
         include_str!("../../shaders/shared/columns.wgsl"),
         include_str!("../../shaders/shared/weights.wgsl"),
+        include_str!("../../shaders/shared/mean.wgsl"),
+        include_str!("../../shaders/shared/added.wgsl"),
         include_str!("../../shaders/shared/norm.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
         SHARE,
@@ -44,6 +48,8 @@ pub const KERNEL: Kernel = Kernel {
         &[
             include_str!("../../shaders/shared/columns.wgsl"),
             include_str!("../../shaders/shared/weights.wgsl"),
+            include_str!("../../shaders/shared/mean.wgsl"),
+            include_str!("../../shaders/shared/added.wgsl"),
             include_str!("../../shaders/shared/norm.wgsl"),
             MATMUL,
             include_str!("../../shaders/shared/exp.wgsl"),
@@ -69,12 +75,7 @@ fn twin(call: &mut Call<'_>) {
         x: call.input(2),
         stride: params.in_stride as usize,
         columns: call.columns(1).len(),
-        norm: Some(Norm {
-            is_layer: call.flag("LAYER_NORM"),
-            gain: call.input(3),
-            dim: params.dim as usize,
-            eps: params.eps,
-        }),
+        norm: Some(Norm::of(call, [2, 3], params.dim, params.eps, params.added)),
     };
     let matrix =
         Matrix { layout: call.layout(), quants: call.input(4), scales: call.input(5), blocks: params.blocks as usize };

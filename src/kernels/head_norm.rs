@@ -3,7 +3,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::add_norm::sum_of_workgroup;
 use super::cache::CacheType;
 use super::heads::Heads;
 use crate::executor::cpu::Call;
@@ -119,4 +118,11 @@ fn twin(call: &mut Call<'_>) {
     });
     heads.keep(columns, &(0..heads.count()), &mut room, k, v);
     scratch.put_room(room);
+}
+
+/// The sum of one value of every invocation of a workgroup, in the order of `shaders/shared/sum.wgsl`.
+fn sum_of_workgroup(value: impl Fn(usize) -> f32) -> f32 {
+    let add = |sum: f32, value: f32| sum + value;
+    let eighth = |first: usize| (first..first + 8).map(&value).fold(0.0, add);
+    (0..WORKGROUP as usize).step_by(8).map(eighth).fold(0.0, add)
 }

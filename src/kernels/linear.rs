@@ -29,11 +29,13 @@ pub struct Params {
     pub dim: u32,
     /// Added to its mean square.
     pub eps: f32,
+    /// Floats from `x` to what the block before added, a multiple of 4; read if `ADDED`.
+    pub added: u32,
     /// Results go through `cap · tanh(y / cap)`; 0 for no cap.
     pub cap: f32,
 }
 
-/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`; `LAYER_NORM`, `BIAS`,
+/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`; `LAYER_NORM`, `ADDED`, `BIAS`,
 /// `ACTIVATION`; `FIRST_QUANTS` and `FIRST_SCALES` if the matrix comes in two parts; with `OTHER_LAYOUT` those are two matrices.
 pub const KERNEL: Kernel = Kernel {
     name: "linear",
@@ -41,6 +43,8 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/columns.wgsl"),
         include_str!("../../shaders/shared/parts.wgsl"),
         include_str!("../../shaders/shared/weights.wgsl"),
+        include_str!("../../shaders/shared/mean.wgsl"),
+        include_str!("../../shaders/shared/added.wgsl"),
         include_str!("../../shaders/shared/norm.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
         SHARE,
@@ -54,6 +58,8 @@ pub const KERNEL: Kernel = Kernel {
             include_str!("../../shaders/shared/columns.wgsl"),
             include_str!("../../shaders/shared/parts.wgsl"),
             include_str!("../../shaders/shared/weights.wgsl"),
+            include_str!("../../shaders/shared/mean.wgsl"),
+            include_str!("../../shaders/shared/added.wgsl"),
             include_str!("../../shaders/shared/norm.wgsl"),
             MATMUL,
             include_str!("../../shaders/shared/exp.wgsl"),
@@ -78,8 +84,7 @@ pub const KERNEL: Kernel = Kernel {
 
 fn twin(call: &mut Call<'_>) {
     let params: Params = call.params();
-    let norm =
-        Norm { is_layer: call.flag("LAYER_NORM"), gain: call.input(3), dim: params.dim as usize, eps: params.eps };
+    let norm = Norm::of(call, [2, 3], params.dim, params.eps, params.added);
     let input =
         Input { x: call.input(2), stride: params.in_stride as usize, columns: call.columns(1).len(), norm: Some(norm) };
     let blocks = params.blocks as usize;

@@ -12,6 +12,7 @@ mod packed;
 use std::cell::RefCell;
 
 use self::chunk::Chunk;
+use crate::executor::cpu::Call;
 use crate::kernel::WORKGROUP;
 use crate::platform::{Cores, Vectors, Work, vectorised};
 use crate::quant::{BLOCK, Layout};
@@ -124,12 +125,55 @@ pub struct Input<'a> {
 pub struct Norm<'a> {
     /// Layer norm instead of RMS norm.
     pub is_layer: bool,
-    /// One factor a dimension, padded to whole blocks; for a layer norm the biases follow, padded alike.
+    /// One factor a dimension, padded to whole blocks; for a layer norm the biases follow, or what is in [`Added::gain`], padded alike.
     pub gain: &'a [f32],
     /// Dimensions.
     pub dim: usize,
     /// Added to the mean square.
     pub eps: f32,
+    /// What the block before added to the columns, which they are normed with; an RMS norm's only.
+    pub added: Option<Added<'a>>,
+}
+
+impl<'a> Norm<'a> {
+    /// The norm of a kernel whose bindings `x` and `gain` are these; `added`: floats from `x` to what the block before added.
+    /// Overrides: `LAYER_NORM`, `ADDED`.
+    pub fn of(call: &Call<'a>, [x, gain]: [usize; 2], dim: u32, eps: f32, added: u32) -> Self {
+        let (gain, dim) = (call.input(gain), dim as usize);
+        let added = call.flag("ADDED").then(|| {
+            let gain = &gain[dim.next_multiple_of(BLOCK)..];
+            Added { values: &call.input(x)[added as usize..], gain, dim, eps }
+        });
+        Self { is_layer: call.flag("LAYER_NORM"), gain, dim, eps, added }
+    }
+}
+
+/// What a block added to the residual stream, in models that norm it first: `x + added / rms(added) · gain`.
+#[derive(Clone, Copy, Debug)]
+pub struct Added<'a> {
+    /// As the input's columns.
+    pub values: &'a [f32],
+    /// One factor a dimension.
+    pub gain: &'a [f32],
+    /// Dimensions.
+    pub dim: usize,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl<'a> Added<'a> {
+    /// Of the column that begins at so many floats.
+    fn at(self, first: usize) -> Self {
+        Self { values: &self.values[first..], ..self }
+    }
+
+    /// What is added to each value of the column with which `values` begins.
+    #[inline(always)]
+    pub fn terms(self) -> impl Iterator<Item = f32> + 'a {
+        let values = &self.values[..self.gain.len()];
+        let inverse = 1.0 / (mean_of(values, self.dim, |value| value * value) + self.eps).sqrt();
+        values.iter().zip(self.gain).map(move |(value, gain)| value * inverse * gain)
+    }
 }
 
 /// Room for normed inputs and products; grows once, then stays.
@@ -187,9 +231,11 @@ pub fn matmul<O: Send>(
             Some(norm) => {
                 let normed = grow(normed, count * width);
                 let columns = normed.chunks_exact_mut(width).zip(x.chunks(input.stride)).zip(&mut *factors);
-                let apply = |((normed, x), factor): ((_, &[f32]), _)| {
-                    vectorised(Apply { norm, x: &x[..width], normed, factor });
+                let apply = |(c, ((normed, x), factor)): (usize, ((_, &[f32]), _))| {
+                    let added = norm.added.map(|added| added.at((first + c) * input.stride));
+                    vectorised(Apply { norm: Norm { added, ..norm }, x: &x[..width], normed, factor });
                 };
+                let columns = columns.enumerate();
                 if count * width < SERIAL_FLOATS {
                     columns.for_each(apply);
                 } else {
@@ -259,14 +305,24 @@ impl Work for Apply<'_> {
         let Self { norm, x, normed, factor } = self;
         let (gain, bias) = norm.gain.split_at(x.len());
         if !norm.is_layer {
-            for ((normed, x), gain) in normed.iter_mut().zip(x).zip(gain) {
-                *normed = x * gain;
-            }
-            *factor = 1.0 / (norm.mean_of(x, |x| x * x) + norm.eps).sqrt();
+            let squares = if let Some(added) = norm.added {
+                for ((normed, x), term) in normed.iter_mut().zip(x).zip(added.terms()) {
+                    *normed = x + term;
+                }
+                let squares = mean_of(normed, norm.dim, |x| x * x);
+                normed.iter_mut().zip(gain).for_each(|(x, gain)| *x *= gain);
+                squares
+            } else {
+                for ((normed, x), gain) in normed.iter_mut().zip(x).zip(gain) {
+                    *normed = x * gain;
+                }
+                mean_of(x, norm.dim, |x| x * x)
+            };
+            *factor = 1.0 / (squares + norm.eps).sqrt();
             return;
         }
-        let mean = norm.mean_of(x, |x| x);
-        let variance = norm.mean_of(&x[..norm.dim], |x| (x - mean) * (x - mean));
+        let mean = mean_of(x, norm.dim, |x| x);
+        let variance = mean_of(&x[..norm.dim], norm.dim, |x| (x - mean) * (x - mean));
         let inverse = 1.0 / (variance + norm.eps).sqrt();
         for (((normed, x), gain), bias) in normed.iter_mut().zip(x).zip(gain).zip(bias) {
             *normed = (x - mean) * inverse * gain + bias;
@@ -275,23 +331,22 @@ impl Work for Apply<'_> {
     }
 }
 
-impl Norm<'_> {
-    /// The mean of `f(x)`. The order of `shaders/shared/norm.wgsl`: 64 sums of words of four, eights of them, the eight eights.
-    #[inline(always)]
-    fn mean_of(self, x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-        let mut sums = [0.0_f32; 4 * 64];
-        for x in x.chunks(sums.len()) {
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum += f(*x);
-            }
+/// The mean of `f(x)` over `dim` values. The order of `shaders/shared/mean.wgsl`: 64 sums of words of four, eights of them, the
+/// eight eights.
+#[inline(always)]
+fn mean_of(x: &[f32], dim: usize, f: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0.0_f32; 4 * 64];
+    for x in x.chunks(sums.len()) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum += f(*x);
         }
-        let add = |all: f32, sum: f32| all + sum;
-        let eighths = sums.as_chunks::<32>().0.iter().map(|eighth| {
-            let words = eighth.as_chunks::<4>().0;
-            words.iter().map(|word| fold(*word)).fold(0.0, add)
-        });
-        eighths.fold(0.0, add) * (1.0 / self.dim as f32)
     }
+    let add = |all: f32, sum: f32| all + sum;
+    let eighths = sums.as_chunks::<32>().0.iter().map(|eighth| {
+        let words = eighth.as_chunks::<4>().0;
+        words.iter().map(|word| fold(*word)).fold(0.0, add)
+    });
+    eighths.fold(0.0, add) * (1.0 / dim as f32)
 }
 
 /// The sum of the lanes, in a fixed order.

@@ -1,9 +1,9 @@
 //! `x += W · input + bias`: the output projection of the attention and the down projection of the feed-forward, each with
-//! the residual.
+//! the residual. Where what a block adds is normed first, it is left beside `x`, and `x` is given what the block before left.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::matmul::{Input, Matrix, matmul};
+use super::matmul::{Added, Input, Matrix, matmul};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
 
@@ -25,9 +25,15 @@ pub struct Params {
     pub half: u32,
     /// Columns of the plan.
     pub columns: u32,
+    /// Floats from `x` to where the product is left, in models that norm it first; 0 where it goes to `x`.
+    pub left: u32,
+    /// Floats from `x` to what the block before left; read if `ADDED`, as is the next.
+    pub added: u32,
+    /// Added to its mean square.
+    pub eps: f32,
 }
 
-/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`, `BIAS`; for [`Variant::Tiled`] `TILE`, else
+/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`, `BIAS`, `ADDED`; for [`Variant::Tiled`] `TILE`, else
 /// `LANES`, `COLUMNS`, `WORKGROUP`; for [`Variant::Split`] also `SPLITS`: there `input` is what attention of as many parts left.
 pub const KERNEL: Kernel = Kernel {
     name: "project",
@@ -36,6 +42,8 @@ pub const KERNEL: Kernel = Kernel {
         include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
         SHARE,
+        include_str!("../../shaders/shared/mean.wgsl"),
+        include_str!("../../shaders/shared/added.wgsl"),
         include_str!("../../shaders/shared/whole_input.wgsl"),
         include_str!("../../shaders/project.wgsl"),
     ],
@@ -47,6 +55,8 @@ pub const KERNEL: Kernel = Kernel {
                 include_str!("../../shaders/shared/weights.wgsl"),
                 include_str!("../../shaders/shared/matvec.wgsl"),
                 SHARE,
+                include_str!("../../shaders/shared/mean.wgsl"),
+                include_str!("../../shaders/shared/added.wgsl"),
                 include_str!("../../shaders/shared/split_input.wgsl"),
                 include_str!("../../shaders/project.wgsl"),
             ],
@@ -57,6 +67,8 @@ pub const KERNEL: Kernel = Kernel {
                 include_str!("../../shaders/shared/columns.wgsl"),
                 include_str!("../../shaders/shared/weights.wgsl"),
                 MATMUL,
+                include_str!("../../shaders/shared/mean.wgsl"),
+                include_str!("../../shaders/shared/added.wgsl"),
                 include_str!("../../shaders/shared/whole_input.wgsl"),
                 include_str!("../../shaders/project.wgsl"),
             ],
@@ -70,6 +82,7 @@ pub const KERNEL: Kernel = Kernel {
         read("scales"),
         read("bias"),
         write("x"),
+        read("gain"),
     ],
     twin,
 };
@@ -81,13 +94,23 @@ fn twin(call: &mut Call<'_>) {
     let matrix =
         Matrix { layout: call.layout(), quants: call.input(3), scales: call.input(4), blocks: params.blocks as usize };
     let bias = call.flag("BIAS").then(|| call.input::<f32>(5));
-    let rows = params.rows as usize;
+    let (rows, stride) = (params.rows as usize, params.out_stride as usize);
+    let gain = call.flag("ADDED").then(|| &call.input::<f32>(7)[stride..]);
     let cores = call.cores();
     let ([x], scratch) = call.outputs();
-    let columns = bytemuck::cast_slice_mut(x).chunks_mut(params.out_stride as usize).take(input.columns);
-    matmul(matrix, rows, input, cores, scratch, columns, |_, products, x: &mut [f32]| {
-        for (row, (x, product)) in x.iter_mut().zip(products).enumerate() {
-            *x += *product + bias.map_or(0.0, |bias| bias[row]);
+    let x: &mut [f32] = bytemuck::cast_slice_mut(x);
+    if let Some(gain) = gain {
+        let (x, values) = x.split_at_mut(params.added as usize);
+        for (x, values) in x.chunks_mut(stride).zip(values.chunks(stride)).take(input.columns) {
+            let added = Added { values, gain, dim: rows, eps: params.eps };
+            x.iter_mut().zip(added.terms()).for_each(|(x, term)| *x += term);
+        }
+    }
+    let columns = x[params.left as usize..].chunks_mut(stride).take(input.columns);
+    matmul(matrix, rows, input, cores, scratch, columns, |_, products, out: &mut [f32]| {
+        for (row, (out, product)) in out.iter_mut().zip(products).enumerate() {
+            let y = *product + bias.map_or(0.0, |bias| bias[row]);
+            *out = if params.left == 0 { *out + y } else { y };
         }
     });
 }

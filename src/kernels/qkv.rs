@@ -38,6 +38,8 @@ pub struct Params {
     pub dim: u32,
     /// Added to its mean square.
     pub eps: f32,
+    /// Floats from `x` to what the block before added, a multiple of 4; read if `ADDED`.
+    pub added: u32,
     /// Factor on queries, often `1 / sqrt(head_dim)`.
     pub scale: f32,
     /// Factor on what is rotated of queries: `YaRN`'s on queries and keys together.
@@ -51,13 +53,15 @@ pub struct Params {
 }
 
 /// Grid: (pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`;
-/// `LAYER_NORM`, `BIAS`, `CACHE_F32`, `MEMORY`; with a second matrix `OTHER_LAYOUT`, `FIRST_QUANTS`, `FIRST_SCALES` ([`Call::other`]).
+/// `LAYER_NORM`, `ADDED`, `BIAS`, `CACHE_F32`, `MEMORY`; with a second matrix `OTHER_LAYOUT`, `FIRST_QUANTS`, `FIRST_SCALES` ([`Call::other`]).
 /// `q` is `[2][column][n_heads][head_dim / 2]` pairs of f32; `k`, `v` are `[lane][kv_head][slot][head_dim / 2]` pairs.
 pub const KERNEL: Kernel = Kernel {
     name: "qkv",
     wgsl: &[
         include_str!("../../shaders/shared/columns.wgsl"),
         include_str!("../../shaders/shared/weights.wgsl"),
+        include_str!("../../shaders/shared/mean.wgsl"),
+        include_str!("../../shaders/shared/added.wgsl"),
         include_str!("../../shaders/shared/norm.wgsl"),
         include_str!("../../shaders/shared/matvec.wgsl"),
         SHARE,
@@ -71,6 +75,8 @@ pub const KERNEL: Kernel = Kernel {
         &[
             include_str!("../../shaders/shared/columns.wgsl"),
             include_str!("../../shaders/shared/weights.wgsl"),
+            include_str!("../../shaders/shared/mean.wgsl"),
+            include_str!("../../shaders/shared/added.wgsl"),
             include_str!("../../shaders/shared/norm.wgsl"),
             MATMUL,
             include_str!("../../shaders/shared/rope.wgsl"),
@@ -103,12 +109,7 @@ fn twin(call: &mut Call<'_>) {
         x: call.input(3),
         stride: params.stride as usize,
         columns: columns.len(),
-        norm: Some(Norm {
-            is_layer: call.flag("LAYER_NORM"),
-            gain: call.input(4),
-            dim: params.dim as usize,
-            eps: params.eps,
-        }),
+        norm: Some(Norm::of(call, [3, 4], params.dim, params.eps, params.added)),
     };
     let matrix =
         Matrix { layout: call.layout(), quants: call.input(5), scales: call.input(6), blocks: params.blocks as usize };

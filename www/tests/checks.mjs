@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-const kernels = ["embed", "qkv", "head_norm", "attention", "memory_read", "memory_fold", "project", "add_norm", "gate_up", "linear", "nll", "sample", "probe"];
+const kernels = ["embed", "qkv", "head_norm", "attention", "memory_read", "memory_fold", "project", "gate_up", "linear", "nll", "sample", "probe"];
 const models = ["tensors", "dense_logits", "golden_nlls", "families", "stories_nlls", "stories_greedy", "far_positions", "chunk_sizes", "taking_back", "together_as_alone", "moved_streams"];
 const onGpu = ["same_text_as_cpu", "close_to_cpu"];
 const tokenizers = [
