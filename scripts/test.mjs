@@ -1,6 +1,6 @@
 // Runs every check, then says what passed where. A row in which nothing passed is a failure.
 //
-//   node scripts/test.mjs [STEP…]     all steps, or those whose names begin so: fmt clippy native mutants web tint chromium soak firefox
+//   node scripts/test.mjs [STEP…]     all steps, or those whose names begin so: fmt clippy native mutants tint web chromium firefox soak
 //
 // The last line is `N passed, N failed, N skipped`, over all rows.
 
@@ -39,21 +39,25 @@ function count(row, passed, failed, skipped) {
   rows.set(row, { passed: sums.passed + passed, failed: sums.failed + failed, skipped: sums.skipped + skipped });
 }
 
-/** Runs a command, shows what it prints, and gives that and the exit code. */
-function run(command, args, cwd = root) {
-  console.log(`\n> ${command} ${args.join(" ")}`);
-  return new Promise((resolve) => {
+/** Runs a command, shows what it prints, at its end if it runs beside another, and gives that and the exit code. */
+async function run(command, args, cwd = root, isBeside = false) {
+  const show = (text) => isBeside || process.stdout.write(text);
+  const begin = `\n> ${command} ${args.join(" ")}\n`;
+  show(begin);
+  const ended = await new Promise((resolve) => {
     const child = spawn(command, args, { cwd, env: environment, stdio: ["ignore", "pipe", "pipe"] });
     let output = "";
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding("utf8").on("data", (text) => {
         output += text;
-        process.stdout.write(text);
+        show(text);
       });
     }
     child.on("error", (error) => resolve({ code: 1, output: `${output}\n${error}` }));
     child.on("close", (code) => resolve({ code: code ?? 1, output }));
   });
+  if (isBeside) process.stdout.write(begin + ended.output);
+  return ended;
 }
 
 /** A command that is one check in itself. */
@@ -87,8 +91,8 @@ async function cargoTest(args) {
 }
 
 /** A file of Node's own test runner. */
-async function nodeTest(row, file) {
-  const { code, output } = await run(process.execPath, ["--test", "--test-reporter=tap", file], join(root, "www"));
+async function nodeTest(row, file, isBeside) {
+  const { code, output } = await run(process.execPath, ["--test", "--test-reporter=tap", file], join(root, "www"), isBeside);
   const number = (name) => Number(new RegExp(`^# ${name} (\\d+)$`, "m").exec(output)?.[1] ?? 0);
   const failed = number("fail") + number("cancelled");
   for (const report of output.split(/^ *not ok \d+ - /m).slice(1)) {
@@ -118,17 +122,24 @@ const steps = {
     if (built) await check("rules", process.execPath, ["node_modules/typescript/bin/tsc", "--project", "demo"], join(root, "www"));
   },
   chromium: () => nodeTest("Chromium", "tests/chromium.test.mjs"),
+  firefox: () => nodeTest("Firefox", "tests/firefox.test.mjs", chosen.includes("chromium")),
   soak: () => nodeTest("Chromium", "tests/soak.test.mjs"),
-  firefox: () => nodeTest("Firefox", "tests/firefox.test.mjs"),
 };
+/** Steps that run at the same time: each keeps one core busy, most of the time compiling kernels. */
+const together = ["chromium", "firefox"];
 
 const chosen = Object.keys(steps).filter((name) => wanted.length === 0 || wanted.some((start) => name.startsWith(start)));
 if (wanted.length === 0) for (const row of ["CPU", "native GPU", "Chromium", "Firefox"]) count(row, 0, 0, 0);
 const times = [];
-for (const name of chosen) {
+async function step(name) {
   const begin = Date.now();
   await steps[name]();
   times.push(`${name} ${Math.round((Date.now() - begin) / 1000)} s`);
+}
+const left = new Set(chosen);
+for (const name of chosen) {
+  const next = together.includes(name) ? together : [name];
+  await Promise.all(next.filter((name) => left.delete(name)).map(step));
 }
 rmSync(runtime, { recursive: true, force: true });
 

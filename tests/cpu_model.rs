@@ -5,6 +5,7 @@ mod common;
 use common::check;
 use pollster::block_on;
 use sinkstream::engine::Device;
+use sinkstream::kernels::cache::CacheType::{F16, F32};
 
 #[test]
 fn every_tensor_of_a_layer_is_pytorchs() {
@@ -23,7 +24,7 @@ fn golden_models_stream_like_the_step_by_step_reference() {
 
 #[test]
 fn a_real_model_streams_like_an_independent_stream() {
-    block_on(check::stories_nlls(&Device::Cpu, usize::MAX));
+    block_on(check::stories_nlls(&Device::Cpu, usize::MAX, &[F32, F16]));
 }
 
 #[test]

@@ -11,12 +11,15 @@ mod kernel_cases;
 #[path = "../tokenizer/vectors.rs"]
 mod vectors;
 
+use std::cell::RefCell;
+
 use common::check;
 use common::files::{NOT_CHECKED, shared};
 use sinkstream::Source;
 use sinkstream::engine::Device;
 use sinkstream::gguf::Gguf;
 use sinkstream::gpu::Gpu;
+use sinkstream::kernels::cache::CacheType;
 use sinkstream::tokenizer::Tokenizer;
 use wasm_bindgen::prelude::*;
 
@@ -26,28 +29,43 @@ pub fn not_checked() -> String {
     NOT_CHECKED.take().join("; ")
 }
 
+thread_local! {
+    static GPU: RefCell<Option<Gpu>> = const { RefCell::new(None) };
+}
+
+/// The page's device: what was compiled for one check is there for the next.
+async fn gpu() -> Gpu {
+    if let Some(gpu) = GPU.with_borrow(Clone::clone) {
+        return gpu;
+    }
+    let gpu = Gpu::choose(&Device::Gpu).await.unwrap().unwrap();
+    GPU.set(Some(gpu.clone()));
+    gpu
+}
+
 /// The names for [`kernel`].
 #[wasm_bindgen]
 pub fn kernels() -> Vec<String> {
     kernel_cases::SUITES.iter().map(|(name, _)| (*name).to_owned()).collect()
 }
 
-/// A kernel on the GPU against its twin; says how much was compared.
+/// A kernel on the GPU against its twin, in cases with every value of its constants; says how much was compared.
 #[wasm_bindgen]
 pub async fn kernel(name: String) -> String {
-    let gpu = Gpu::choose(&Device::Gpu).await.unwrap().unwrap();
+    let gpu = gpu().await;
     let (_, cases) = kernel_cases::SUITES.into_iter().find(|(known, _)| *known == name).unwrap();
-    let summary = cases().check(&gpu).await.unwrap_or_else(|difference| panic!("{name}: {difference}"));
+    let summary =
+        cases().of_every_constant().check(&gpu).await.unwrap_or_else(|difference| panic!("{name}: {difference}"));
     assert!(summary.cases > 0 && summary.values > 0);
     format!("{} cases, {} values equal on {}", summary.cases, summary.values, gpu.adapter())
 }
 
 /// A check of whole models, on `gpu` or `cpu`. Fewer cases than natively: a software adapter in a browser takes seconds
-/// to compile the pipelines of each model that is loaded.
+/// to compile the pipelines of each kind of model, and some hundred microseconds for a dispatch.
 #[wasm_bindgen]
 pub async fn model(name: String, device: String) {
     let device = match device.as_str() {
-        "gpu" => Device::Open(Box::new(Gpu::choose(&Device::Gpu).await.unwrap().unwrap())), // compiles each pipeline once
+        "gpu" => Device::Open(Box::new(gpu().await)),
         _ => Device::Cpu,
     };
     match name.as_str() {
@@ -59,14 +77,14 @@ pub async fn model(name: String, device: String) {
                 check::family_nlls(&device, name, &[16]).await;
             }
         }
-        "stories_nlls" => check::stories_nlls(&device, 300).await,
+        "stories_nlls" => check::stories_nlls(&device, 300, &[CacheType::F32]).await,
         "stories_greedy" => check::stories_greedy(&device).await,
         "far_positions" => check::far_positions(&device).await,
         "chunk_sizes" => check::chunk_sizes(&device, &[7, 33]).await,
         "together_as_alone" => check::together_as_alone(&device, &["streaming_4_28"], &[(5, 5), (3, 2)]).await,
         "moved_streams" => check::moved_streams(&device).await,
         "taking_back" => check::taking_back(&device).await,
-        "same_text_as_cpu" => check::same_text_as_cpu(&device).await,
+        "same_text_as_cpu" => check::same_text_as_cpu(&device, 2, 100).await,
         "close_to_cpu" => check::close_to_cpu(&device).await,
         other => panic!("no check {other}"),
     }

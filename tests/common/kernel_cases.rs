@@ -175,21 +175,64 @@ impl Cases {
     #[allow(dead_code, reason = "no browser has that tier")]
     pub fn tiled(mut self, every: usize) -> Self {
         let differs = |dispatch: &Dispatch| dispatch.kernel.differs(dispatch.variant, Tier::Matrix);
-        self.cases.retain(|case| self.plans[case.plan].dispatches.iter().any(differs));
-        self.cases = self.cases.into_iter().step_by(every).collect();
-        for (at, case) in self.cases.iter_mut().enumerate() {
-            self.plans.swap(at, case.plan);
-            case.plan = at;
-            for (_, compare) in &mut case.outputs {
-                *compare = match *compare {
-                    Compare::Float(_) => Compare::Float(ROUGH),
-                    Compare::Halves => Compare::RoughHalves(ROUGH),
-                    other => other,
-                };
+        let mut number = 0;
+        self.retain(|dispatches| {
+            let is_tiled = dispatches.iter().any(differs);
+            number += usize::from(is_tiled);
+            is_tiled && number % every == 1 % every
+        });
+        for (_, compare) in self.cases.iter_mut().flat_map(|case| &mut case.outputs) {
+            *compare = match *compare {
+                Compare::Float(_) => Compare::Float(ROUGH),
+                Compare::Halves => Compare::RoughHalves(ROUGH),
+                other => other,
+            };
+        }
+        self
+    }
+
+    /// What browsers run, where a pipeline takes up to three seconds to compile: so few pipelines as have every value that any
+    /// case gives a constant, for each kernel and variant, and all cases that need no others. So each variant meets each layout,
+    /// each number of lanes and of columns, each activation; not each pair of these, which natively all are there. Where hundreds
+    /// share one pipeline it is every eleventh of them.
+    #[allow(dead_code, reason = "natively all are run")]
+    pub fn of_every_constant(mut self) -> Self {
+        // How many weights come first is any number: it matters that there are some.
+        let value = |&(name, value): &(&'static str, u32)| (name, if name.starts_with("FIRST_") { 1 } else { value });
+        let (mut met, mut pipelines) = (vec![], vec![]);
+        loop {
+            let new = |plan: &Plan| {
+                let values = plan.dispatches.iter().flat_map(|Dispatch { kernel, variant, overrides, .. }| {
+                    let constants = overrides.iter().map(value).chain([("", 0)]); // some kernels have none
+                    constants.map(|constant| (kernel.name, *variant, constant))
+                });
+                values.filter(|value| !met.contains(value)).collect::<Vec<_>>()
+            };
+            let Some(most) = self.plans.iter().max_by_key(|plan| new(plan).len()) else { break };
+            let values = new(most);
+            if values.is_empty() {
+                break;
             }
+            met.extend(values);
+            pipelines.extend(most.dispatches.iter().map(pipeline_of));
+        }
+        self.retain(|dispatches| dispatches.iter().all(|dispatch| pipelines.contains(&pipeline_of(dispatch))));
+        let (every, mut number) = (if self.cases.len() / pipelines.len() > 100 { 11 } else { 1 }, 0);
+        self.retain(|_| {
+            number += 1;
+            number % every == 0
+        });
+        self
+    }
+
+    /// Keeps the cases whose dispatches are wanted, and their plans.
+    fn retain(&mut self, mut is_wanted: impl FnMut(&[Dispatch]) -> bool) {
+        self.cases.retain(|case| is_wanted(&self.plans[case.plan].dispatches));
+        for (at, case) in self.cases.iter_mut().enumerate() {
+            self.plans.swap(at, case.plan); // it is at its place or behind it
+            case.plan = at;
         }
         self.plans.truncate(self.cases.len());
-        self
     }
 
     /// Runs all cases on both executors.
@@ -229,6 +272,11 @@ impl Cases {
         }
         Ok(summary)
     }
+}
+
+/// What decides which pipeline a dispatch needs.
+fn pipeline_of(dispatch: &Dispatch) -> (&'static str, Variant, Vec<(&'static str, u32)>) {
+    (dispatch.kernel.name, dispatch.variant, dispatch.overrides.clone())
 }
 
 /// How many times more than on software adapters results may be off on GPUs that contract multiplications and additions: a

@@ -1,5 +1,5 @@
 // The Rust checks, compiled to WebAssembly (`tests/browser/lib.rs`): kernels against their twins, whole models against
-// their references, tokenizers against others' vectors. Each runs in a page of its own.
+// their references, tokenizers against others' vectors.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -14,18 +14,23 @@ const tokenizers = [
   "llama2.c: stories260K", "sentencepiece: babyllama105",
 ];
 
-/** Calls one of the module's functions in a new page; skips the test if it could check nothing. */
+/**
+ * Calls one of the module's functions; skips the test if it could check nothing. All in one page, which has one device, so that what
+ * was compiled for one check is there for the next; behind a check that fails, in another.
+ */
 async function call(setting, context, name, ...args) {
-  const { page, complaints } = await setting.browser.open(`${setting.server.url}/blank`);
+  const { page, complaints } = (setting.checks ??= await setting.browser.open(`${setting.server.url}/blank`));
+  let isWell = false;
   try {
     const { value, notChecked, error } = await page.evaluate(
       async ({ name, args }) => {
         const module = await import("/checks/checks.js");
-        await module.default();
+        globalThis.started ??= module.default();
+        await started;
         // A panic settles no promise, but it is an error of the page.
         const broken = new Promise((resolve) => {
-          addEventListener("error", (event) => resolve({ error: event.message }));
-          addEventListener("unhandledrejection", (event) => resolve({ error: String(event.reason) }));
+          onerror = (message) => resolve({ error: message });
+          onunhandledrejection = ({ reason }) => resolve({ error: String(reason) });
         });
         const done = Promise.resolve().then(() => module[name](...args));
         return Promise.race([broken, done.then((value) => ({ value, notChecked: module.notChecked() }), (error) => ({ error: String(error) }))]);
@@ -34,10 +39,14 @@ async function call(setting, context, name, ...args) {
     );
     if (error !== undefined) assert.fail(`${complaints.join("\n") || error}`);
     assert.deepEqual(complaints, []);
+    isWell = true;
     if (notChecked) context.skip(`NOT CHECKED: ${notChecked}`);
     return value;
   } finally {
-    await page.close();
+    if (!isWell) {
+      setting.checks = undefined;
+      await page.close();
+    }
   }
 }
 
@@ -59,4 +68,5 @@ export function checkTests(setting) {
   for (const name of tokenizers) {
     test(`tokenizer, ${name}`, (context) => call(setting, context, "tokenizer", name));
   }
+  test("the page of the checks is closed", () => setting.checks?.page.close());
 }
