@@ -11,7 +11,7 @@ export function lostTests(setting) {
     const seen = await inPage(
       setting,
       async ({ Engine }, model) => {
-        const engine = await Engine.load({ model, device: "gpu", sinks: 2, window: 21 });
+        const engine = await Engine.load({ model, device: "gpu", sinks: 2, window: 21, chunk: 1 });
         // Long enough that the worker, which computes ahead, is not through when the second loss reaches it.
         const text = async (losses) => {
           const session = await engine.createSession();
@@ -51,7 +51,7 @@ export function lostTests(setting) {
     const seen = await inPage(
       setting,
       async ({ Engine, DeviceLostError }, model, { failure }) => {
-        const engine = await Engine.load({ model: (await fetch(model)).body, device: "gpu", sinks: 2, window: 21 });
+        const engine = await Engine.load({ model: (await fetch(model)).body, device: "gpu", sinks: 2, window: 21, chunk: 1 });
         const session = await engine.createSession();
         await session.append("It was");
         await engine.loseDevice();

@@ -19,7 +19,7 @@ export function memoryTests(setting) {
     try {
       await page.evaluate(async (model) => {
         globalThis.sinkstream = await import("/dist/index.js");
-        await (await sinkstream.Engine.load({ model, device: "gpu", worker: false })).destroy(); // compiled once
+        await (await sinkstream.Engine.load({ model, device: "gpu", chunk: 1, worker: false })).destroy(); // compiled once
       }, SMALL);
       for (const cache of setting.name === "chromium" ? ["none", "opfs"] : ["none"]) {
         /** JavaScript's objects and buffers. The browser tells of a page's only, so the engine runs in the page. */
@@ -33,7 +33,7 @@ export function memoryTests(setting) {
         const loading = page
           .evaluate(
             async ({ model, cache }) => {
-              const engine = await sinkstream.Engine.load({ model, cache, device: "gpu", window: 60, worker: false });
+              const engine = await sinkstream.Engine.load({ model, cache, device: "gpu", window: 60, chunk: 1, worker: false });
               const session = await engine.createSession();
               await session.prompt("a", { maxTokens: 1 });
               const { memory, info } = engine;
@@ -66,7 +66,7 @@ export function memoryTests(setting) {
     const seen = await inPage(
       setting,
       async ({ Engine }, { small, model }, { failure }) => {
-        const engine = await Engine.load({ model: small, device: "gpu", sinks: 2, window: 29 });
+        const engine = await Engine.load({ model: small, device: "gpu", sinks: 2, window: 29, chunk: 1 });
         const greedy = { temperature: 0, maxTokens: 12 };
         const whole = await (await engine.createSession()).prompt("It was", { temperature: 0, maxTokens: 24 });
         const session = await engine.createSession();
@@ -127,7 +127,7 @@ export function memoryTests(setting) {
   test("a device whose memory runs out while it loads: one clear error, its buffers are given back, what runs goes on, and a smaller model loads", async () => {
     const seen = await onDevice(
       async ({ Engine }, { small, large }, { failure, pause }, device) => {
-        const setup = { device: "gpu", sinks: 2, window: 29, worker: false };
+        const setup = { device: "gpu", sinks: 2, window: 29, chunk: 1, worker: false };
         const greedy = { temperature: 0, maxTokens: 12 };
         const engine = await Engine.load({ ...setup, model: small });
         const whole = await (await engine.createSession()).prompt("It was", { temperature: 0, maxTokens: 24 });
@@ -159,7 +159,7 @@ export function memoryTests(setting) {
   test("a device whose memory runs out in mid-stream is replaced; as long as there is no room for that, it is a DeviceLostError", async () => {
     const seen = await onDevice(
       async ({ Engine, DeviceLostError }, model, _, device) => {
-        const engine = await Engine.load({ model, device: "gpu", sinks: 2, window: 21, worker: false });
+        const engine = await Engine.load({ model, device: "gpu", sinks: 2, window: 21, chunk: 1, worker: false });
         const held = device.held();
         const write = async (session, maxTokens, exhausted) => {
           let [text, pieces] = ["", 0];

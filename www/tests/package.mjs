@@ -47,7 +47,7 @@ export function packageTests(setting) {
       const seen = await inPage(
         setting,
         async ({ Engine }, { model, device }, { take }) => {
-          const engine = await Engine.load({ model, device, sinks: 2, window: 21 });
+          const engine = await Engine.load({ model, device, sinks: 2, window: 21, chunk: 1 });
           const sampling = { seed: 7, temperature: 0.9 };
           const whole = await engine.createSession();
           const reference = await take(whole.promptStreaming("One morning the", { ...sampling, maxTokens: 90 }));
@@ -80,7 +80,7 @@ export function packageTests(setting) {
     const seen = await inPage(
       setting,
       async ({ Engine }, model, { pause }) => {
-        const engine = await Engine.load({ model, device: "gpu", window: 30 });
+        const engine = await Engine.load({ model, device: "gpu", window: 30, chunk: 1 });
         const session = await engine.createSession();
         const counts = [];
         for await (const _ of session.promptStreaming("")) {
@@ -139,7 +139,7 @@ export function packageTests(setting) {
             return real[name].apply(this, args);
           };
         }
-        const engine = await Engine.load({ model, device: "gpu", worker: false, window: 255 });
+        const engine = await Engine.load({ model, device: "gpu", worker: false, window: 255, chunk: 1 });
         const session = await engine.createSession();
         let before;
         for await (const _ of session.promptStreaming("")) {

@@ -1,4 +1,6 @@
 // Runs a function in a page that has the package.
+//
+// Tests that load a model on the GPU take `chunk: 1` unless they need more: half as many pipelines are compiled, and that is most of their time.
 
 /** Runs `work` in a new page, where it gets the package, `argument`, and a few helpers. */
 export async function inPage(setting, work, argument) {

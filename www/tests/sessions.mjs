@@ -83,8 +83,7 @@ export function sessionsTests(setting) {
         const [first, last] = [20, 120];
         const texts = ["The sea", "My father", "It was", "One day"];
         /** Texts of the streams, and dispatches per token from the first stream's token `first` to its token `last`. */
-        const run = async (streams, texts) => {
-          const engine = await Engine.load({ ...setup, device: "gpu", streams });
+        const run = async (engine, texts) => {
           const counts = texts.map(() => 0);
           const looks = [];
           let come;
@@ -102,10 +101,16 @@ export function sessionsTests(setting) {
             return pieces.join("");
           };
           const written = await Promise.all(texts.map(write));
-          await engine.destroy();
           return { written, perToken: (looks[1][0] - looks[0][0]) / (looks[1][1] - looks[0][1]) };
         };
-        return { alone: await run(1, [texts[0]]), late: await run(1, [texts[3]]), together: await run(4, texts) };
+        const load = (streams) => Engine.load({ ...setup, device: "gpu", chunk: 1, streams });
+        const one = await load(1);
+        const [alone, late] = [await run(one, [texts[0]]), await run(one, [texts[3]])];
+        await one.destroy();
+        const four = await load(4);
+        const together = await run(four, texts);
+        await four.destroy();
+        return { alone, late, together };
       },
       setup,
     );

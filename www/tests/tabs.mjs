@@ -70,7 +70,7 @@ export function tabsTests(setting) {
       const load = (page) =>
         page.evaluate(async (model) => {
           const { Engine } = await import("/tallied/index.js");
-          globalThis.engine = await Engine.load({ model, device: "gpu", sinks: 2, window: 29, streams: 2, cache: "none", shared: true });
+          globalThis.engine = await Engine.load({ model, device: "gpu", sinks: 2, window: 29, chunk: 1, streams: 2, cache: "none", shared: true });
           globalThis.session = await engine.createSession();
           await session.append("It was");
           const channel = new BroadcastChannel("counted");
