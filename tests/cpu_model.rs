@@ -34,7 +34,7 @@ fn a_real_model_writes_its_known_text() {
 
 #[test]
 fn positions_beyond_32_bits_change_nothing() {
-    block_on(check::far_positions(&Device::Cpu));
+    block_on(check::far_positions(&Device::Cpu, 7));
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub async fn model(name: String, device: String) {
         }
         "stories_nlls" => check::stories_nlls(&device, 300, &[CacheType::F32]).await,
         "stories_greedy" => check::stories_greedy(&device).await,
-        "far_positions" => check::far_positions(&device).await,
+        "far_positions" => check::far_positions(&device, 50).await,
         "chunk_sizes" => check::chunk_sizes(&device, &[7, 33]).await,
         "together_as_alone" => check::together_as_alone(&device, &["streaming_4_28"], &[(5, 5), (3, 2)]).await,
         "moved_streams" => check::moved_streams(&device).await,

@@ -110,13 +110,13 @@ pub async fn generate(engine: &mut Engine, prompt: &[u32], sampling: &Sampling, 
     go_on(engine, &mut session, sampling, count).await
 }
 
-/// Positions far out in the stream change nothing.
-pub async fn far_positions(device: &Device) {
+/// Positions far out in the stream change nothing, in chunks of this size.
+pub async fn far_positions(device: &Device, chunk: u32) {
     let mut models = vec![("odd_tied", golden("odd_tied.gguf").await)];
     models.extend(shared("models/stories260K/stories260K-f32.gguf").await.map(|model| ("stories260K", model)));
     for (name, model) in models {
         for (cache, mean, largest) in [(F32, 1e-3, 1e-3), (F16, 0.003, 0.1)] {
-            let mut engine = load(&model, &settings("streaming_4_28", device, cache, 7)).await;
+            let mut engine = load(&model, &settings("streaming_4_28", device, cache, chunk)).await;
             let tokens: Vec<u32> = (0..400_u32).map(|n| n.wrapping_mul(2_654_435_761) % 97).collect();
             let near = nlls(&mut engine, &tokens, 0).await;
             for position in [(1 << 32) - 300, 1 << 40] {
