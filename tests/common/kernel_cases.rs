@@ -857,6 +857,8 @@ fn qkv_cases() -> Cases {
     ];
     for (i, heads) in HEADS.into_iter().enumerate() {
         for (j, (lanes, columns, tile, variant)) in lanes_and_tiles.into_iter().enumerate() {
+            let of_each_tile = [columns, (96, 70), (128, 77)]; // `Cut::number_of_tile`
+            let columns = if variant == tiled { of_each_tile[i % 3] } else { columns };
             let cut = Cut { layout: PLAIN_LAYOUTS[j], lanes, columns, tile, variant, shift: i as u32 % 2 };
             let cache = [CacheType::F16, CacheType::F32][i % 2];
             let (sinks, window) = [(0, 40), (1, 20), (4, 9)][j % 3];
