@@ -94,10 +94,43 @@ impl std::str::FromStr for Tier {
     }
 }
 
+/// The text of a shader file, without its comments: they would be a part of every download of the engine.
+macro_rules! wgsl {
+    ($path:literal) => {{
+        const TEXT: &[u8] = include_str!($path).as_bytes();
+        const LENGTH: usize = $crate::kernel::without_comments::<0>(TEXT).1;
+        const CODE: [u8; LENGTH] = $crate::kernel::without_comments::<LENGTH>(TEXT).0;
+        match std::str::from_utf8(&CODE) {
+            Ok(code) => code,
+            Err(_) => panic!("not UTF-8"),
+        }
+    }};
+}
+pub(crate) use wgsl;
+
+/// A WGSL text without what is behind `//` in its lines, as far as there is room for it; and its length.
+pub(crate) const fn without_comments<const N: usize>(text: &[u8]) -> ([u8; N], usize) {
+    let (mut code, mut length, mut at) = ([0; N], 0, 0);
+    while at < text.len() {
+        if text[at] == b'/' && at + 1 < text.len() && text[at + 1] == b'/' {
+            while at < text.len() && text[at] != b'\n' {
+                at += 1;
+            }
+            continue;
+        }
+        if length < N {
+            code[length] = text[at];
+        }
+        length += 1;
+        at += 1;
+    }
+    (code, length)
+}
+
 /// How lanes add up their sums; the tier `subgroup` has another file in its place.
-pub const SHARE: &str = include_str!("../shaders/shared/share.wgsl");
+pub const SHARE: &str = wgsl!("../shaders/shared/share.wgsl");
 /// How tiles of products are made; the tier `matrix` has other files in its place.
-pub const MATMUL: &str = include_str!("../shaders/shared/matmul.wgsl");
+pub const MATMUL: &str = wgsl!("../shaders/shared/matmul.wgsl");
 
 /// Invocations in a workgroup: 64 suits every GPU that WebGPU runs on. Only `nll` and `sample`, where one workgroup has a
 /// whole column of logits, take as many as a default device allows, 256.
@@ -143,7 +176,7 @@ impl Kernel {
             _ => None,
         };
         let in_tier = |part: &&'static str| match (*part, tier) {
-            (SHARE, Tier::Subgroup) => include_str!("../shaders/shared/share_subgroup.wgsl"),
+            (SHARE, Tier::Subgroup) => wgsl!("../shaders/shared/share_subgroup.wgsl"),
             (MATMUL, Tier::Matrix | Tier::SmallMatrix) => platform::MATMUL_COOP,
             (part, _) => part,
         };

@@ -291,23 +291,12 @@ fn columns_and_settings_lie_as_in_rust() {
 }
 
 #[test]
-fn every_binding_says_its_shape() {
+fn shaders_come_without_their_comments() {
     for (kernel, variant) in compositions() {
         let source = kernel.source(variant, Tier::Portable);
-        let lines: Vec<_> = source.lines().filter(|line| line.contains("@binding(")).collect();
-        assert_eq!(lines.len(), kernel.bindings.len(), "{kernel:?}: one binding a line");
-        for line in lines {
-            let comment = line.split_once("; // ").map_or("", |(_, comment)| comment);
-            assert!(
-                line.starts_with("@group(0)")
-                    && (comment.contains('[') || line.contains(": Params;") || line.contains(": Settings;")),
-                "{line}"
-            );
-        }
-        let wgsl = kernel.variants.iter().find(|(known, _)| *known == variant).map_or(kernel.wgsl, |(_, wgsl)| *wgsl);
-        for part in wgsl {
-            assert!(part.starts_with("// ") && part.len() > 40, "a shader of {kernel:?} does not say what it is for");
-        }
+        assert!(!source.contains("//"), "{kernel:?}");
+        let bindings = source.lines().filter(|line| line.contains("@binding(")).count();
+        assert_eq!(bindings, kernel.bindings.len(), "{kernel:?}: one binding a line");
     }
 }
 

@@ -44,7 +44,8 @@ fn every_rust_file_says_what_it_is_for() {
         assert!(text.starts_with("//! "), "{name} does not begin with //!");
     }
     for (name, text) in files("shaders", ".wgsl") {
-        assert!(text.starts_with("// "), "{name} does not begin with a comment");
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.starts_with("// ") && first.len() > 40, "{name} does not say what it is for");
     }
 }
 
@@ -74,8 +75,10 @@ fn every_kernel_stands_in_its_places() {
 #[test]
 fn every_binding_says_what_it_holds() {
     for (name, text) in files("shaders", ".wgsl") {
-        for line in text.lines().filter(|line| line.contains("@binding(") && line.contains("storage")) {
-            assert!(line.contains("// "), "{name}: {line}");
+        for line in text.lines().filter(|line| line.contains("@binding(")) {
+            let comment = line.split_once("; // ").map_or("", |(_, comment)| comment);
+            let is_struct = line.contains(": Params;") || line.contains(": Settings;");
+            assert!(line.starts_with("@group(0)") && (comment.contains('[') || is_struct), "{name}: {line}");
         }
     }
 }

@@ -20,7 +20,7 @@ use bytemuck::{Pod, Zeroable};
 use self::attend::{Attend, Cache, Heads, follows};
 use super::cache::CacheType;
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, Variant, read, uniform, write};
+use crate::kernel::{Kernel, Variant, read, uniform, wgsl, write};
 use crate::platform::vectorised;
 
 /// Most query heads of one workgroup.
@@ -79,30 +79,30 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "attention",
     wgsl: &[
-        include_str!("../../shaders/shared/columns.wgsl"),
-        include_str!("../../shaders/shared/cache.wgsl"),
-        include_str!("../../shaders/shared/exp.wgsl"),
-        include_str!("../../shaders/shared/slots.wgsl"),
-        include_str!("../../shaders/attention.wgsl"),
+        wgsl!("../../shaders/shared/columns.wgsl"),
+        wgsl!("../../shaders/shared/cache.wgsl"),
+        wgsl!("../../shaders/shared/exp.wgsl"),
+        wgsl!("../../shaders/shared/slots.wgsl"),
+        wgsl!("../../shaders/attention.wgsl"),
     ],
     variants: &[
         (
             Variant::Split,
             &[
-                include_str!("../../shaders/shared/columns.wgsl"),
-                include_str!("../../shaders/shared/cache.wgsl"),
-                include_str!("../../shaders/shared/exp.wgsl"),
-                include_str!("../../shaders/shared/slots.wgsl"),
-                include_str!("../../shaders/attention_split.wgsl"),
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/cache.wgsl"),
+                wgsl!("../../shaders/shared/exp.wgsl"),
+                wgsl!("../../shaders/shared/slots.wgsl"),
+                wgsl!("../../shaders/attention_split.wgsl"),
             ],
         ),
         (
             Variant::Tiled,
             &[
-                include_str!("../../shaders/shared/columns.wgsl"),
-                include_str!("../../shaders/shared/cache.wgsl"),
-                include_str!("../../shaders/shared/exp.wgsl"),
-                include_str!("../../shaders/attention_tiled.wgsl"),
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/cache.wgsl"),
+                wgsl!("../../shaders/shared/exp.wgsl"),
+                wgsl!("../../shaders/attention_tiled.wgsl"),
             ],
         ),
     ],

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::matmul::Matrix;
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, read, uniform, write};
+use crate::kernel::{Kernel, read, uniform, wgsl, write};
 use crate::quant::{BLOCK, unpack_row};
 
 /// Mirrors `Params` in `shaders/embed.wgsl`.
@@ -27,10 +27,10 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "embed",
     wgsl: &[
-        include_str!("../../shaders/shared/columns.wgsl"),
-        include_str!("../../shaders/shared/parts.wgsl"),
-        include_str!("../../shaders/shared/weights.wgsl"),
-        include_str!("../../shaders/embed.wgsl"),
+        wgsl!("../../shaders/shared/columns.wgsl"),
+        wgsl!("../../shaders/shared/parts.wgsl"),
+        wgsl!("../../shaders/shared/weights.wgsl"),
+        wgsl!("../../shaders/embed.wgsl"),
     ],
     variants: &[],
     bindings: &[

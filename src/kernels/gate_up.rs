@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::activation::Activation;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
+use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
 
 /// Mirrors `Params` in `shaders/gate_up.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -32,29 +32,29 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "gate_up",
     wgsl: &[
-        include_str!("../../shaders/shared/columns.wgsl"),
-        include_str!("../../shaders/shared/weights.wgsl"),
-        include_str!("../../shaders/shared/mean.wgsl"),
-        include_str!("../../shaders/shared/added.wgsl"),
-        include_str!("../../shaders/shared/norm.wgsl"),
-        include_str!("../../shaders/shared/matvec.wgsl"),
+        wgsl!("../../shaders/shared/columns.wgsl"),
+        wgsl!("../../shaders/shared/weights.wgsl"),
+        wgsl!("../../shaders/shared/mean.wgsl"),
+        wgsl!("../../shaders/shared/added.wgsl"),
+        wgsl!("../../shaders/shared/norm.wgsl"),
+        wgsl!("../../shaders/shared/matvec.wgsl"),
         SHARE,
-        include_str!("../../shaders/shared/exp.wgsl"),
-        include_str!("../../shaders/shared/activation.wgsl"),
-        include_str!("../../shaders/gate_up.wgsl"),
+        wgsl!("../../shaders/shared/exp.wgsl"),
+        wgsl!("../../shaders/shared/activation.wgsl"),
+        wgsl!("../../shaders/gate_up.wgsl"),
     ],
     variants: &[(
         Variant::Tiled,
         &[
-            include_str!("../../shaders/shared/columns.wgsl"),
-            include_str!("../../shaders/shared/weights.wgsl"),
-            include_str!("../../shaders/shared/mean.wgsl"),
-            include_str!("../../shaders/shared/added.wgsl"),
-            include_str!("../../shaders/shared/norm.wgsl"),
+            wgsl!("../../shaders/shared/columns.wgsl"),
+            wgsl!("../../shaders/shared/weights.wgsl"),
+            wgsl!("../../shaders/shared/mean.wgsl"),
+            wgsl!("../../shaders/shared/added.wgsl"),
+            wgsl!("../../shaders/shared/norm.wgsl"),
             MATMUL,
-            include_str!("../../shaders/shared/exp.wgsl"),
-            include_str!("../../shaders/shared/activation.wgsl"),
-            include_str!("../../shaders/gate_up.wgsl"),
+            wgsl!("../../shaders/shared/exp.wgsl"),
+            wgsl!("../../shaders/shared/activation.wgsl"),
+            wgsl!("../../shaders/gate_up.wgsl"),
         ],
     )],
     bindings: &[

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use super::cache::CacheType;
 use super::heads::Heads;
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, WORKGROUP, read, uniform, write};
+use crate::kernel::{Kernel, WORKGROUP, read, uniform, wgsl, write};
 use crate::quant::BLOCK;
 
 /// Mirrors `Params` in `shaders/head_norm.wgsl`.
@@ -42,12 +42,12 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "head_norm",
     wgsl: &[
-        include_str!("../../shaders/shared/columns.wgsl"),
-        include_str!("../../shaders/shared/rope.wgsl"),
-        include_str!("../../shaders/shared/cache.wgsl"),
-        include_str!("../../shaders/shared/heads.wgsl"),
-        include_str!("../../shaders/shared/sum.wgsl"),
-        include_str!("../../shaders/head_norm.wgsl"),
+        wgsl!("../../shaders/shared/columns.wgsl"),
+        wgsl!("../../shaders/shared/rope.wgsl"),
+        wgsl!("../../shaders/shared/cache.wgsl"),
+        wgsl!("../../shaders/shared/heads.wgsl"),
+        wgsl!("../../shaders/shared/sum.wgsl"),
+        wgsl!("../../shaders/head_norm.wgsl"),
     ],
     variants: &[],
     bindings: &[

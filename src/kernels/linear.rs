@@ -7,7 +7,7 @@ use super::activation::Activation;
 use super::exp::soft_cap;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
+use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
 
 /// Mirrors `Params` in `shaders/linear.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -40,31 +40,31 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "linear",
     wgsl: &[
-        include_str!("../../shaders/shared/columns.wgsl"),
-        include_str!("../../shaders/shared/parts.wgsl"),
-        include_str!("../../shaders/shared/weights.wgsl"),
-        include_str!("../../shaders/shared/mean.wgsl"),
-        include_str!("../../shaders/shared/added.wgsl"),
-        include_str!("../../shaders/shared/norm.wgsl"),
-        include_str!("../../shaders/shared/matvec.wgsl"),
+        wgsl!("../../shaders/shared/columns.wgsl"),
+        wgsl!("../../shaders/shared/parts.wgsl"),
+        wgsl!("../../shaders/shared/weights.wgsl"),
+        wgsl!("../../shaders/shared/mean.wgsl"),
+        wgsl!("../../shaders/shared/added.wgsl"),
+        wgsl!("../../shaders/shared/norm.wgsl"),
+        wgsl!("../../shaders/shared/matvec.wgsl"),
         SHARE,
-        include_str!("../../shaders/shared/exp.wgsl"),
-        include_str!("../../shaders/shared/activation.wgsl"),
-        include_str!("../../shaders/linear.wgsl"),
+        wgsl!("../../shaders/shared/exp.wgsl"),
+        wgsl!("../../shaders/shared/activation.wgsl"),
+        wgsl!("../../shaders/linear.wgsl"),
     ],
     variants: &[(
         Variant::Tiled,
         &[
-            include_str!("../../shaders/shared/columns.wgsl"),
-            include_str!("../../shaders/shared/parts.wgsl"),
-            include_str!("../../shaders/shared/weights.wgsl"),
-            include_str!("../../shaders/shared/mean.wgsl"),
-            include_str!("../../shaders/shared/added.wgsl"),
-            include_str!("../../shaders/shared/norm.wgsl"),
+            wgsl!("../../shaders/shared/columns.wgsl"),
+            wgsl!("../../shaders/shared/parts.wgsl"),
+            wgsl!("../../shaders/shared/weights.wgsl"),
+            wgsl!("../../shaders/shared/mean.wgsl"),
+            wgsl!("../../shaders/shared/added.wgsl"),
+            wgsl!("../../shaders/shared/norm.wgsl"),
             MATMUL,
-            include_str!("../../shaders/shared/exp.wgsl"),
-            include_str!("../../shaders/shared/activation.wgsl"),
-            include_str!("../../shaders/linear.wgsl"),
+            wgsl!("../../shaders/shared/exp.wgsl"),
+            wgsl!("../../shaders/shared/activation.wgsl"),
+            wgsl!("../../shaders/linear.wgsl"),
         ],
     )],
     bindings: &[

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use super::cache::CacheType;
 use super::memory::{MAX_HEAD_DIM, copy_of, place, read as read_memory, sigma, size};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, read, uniform, write};
+use crate::kernel::{Kernel, read, uniform, wgsl, write};
 use crate::plan::Column;
 use crate::platform::{Vectors, Work, vectorised};
 
@@ -42,11 +42,11 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "memory_fold",
     wgsl: &[
-        include_str!("../../shaders/shared/columns.wgsl"),
-        include_str!("../../shaders/shared/cache.wgsl"),
-        include_str!("../../shaders/shared/exp.wgsl"),
-        include_str!("../../shaders/shared/memory.wgsl"),
-        include_str!("../../shaders/memory_fold.wgsl"),
+        wgsl!("../../shaders/shared/columns.wgsl"),
+        wgsl!("../../shaders/shared/cache.wgsl"),
+        wgsl!("../../shaders/shared/exp.wgsl"),
+        wgsl!("../../shaders/shared/memory.wgsl"),
+        wgsl!("../../shaders/memory_fold.wgsl"),
     ],
     variants: &[],
     bindings: &[uniform("params"), uniform("columns"), read("keys"), read("v"), write("memory")],

@@ -10,7 +10,7 @@ use super::cache::CacheType;
 use super::exp::exponential;
 use super::memory::{MAX_HEAD_DIM, copy_of, place, read as read_memory, sigma, size};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, read, uniform, write};
+use crate::kernel::{Kernel, read, uniform, wgsl, write};
 use crate::platform::{Vectors, Work, vectorised};
 
 /// Mirrors `Params` in `shaders/memory_read.wgsl`.
@@ -40,11 +40,11 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "memory_read",
     wgsl: &[
-        include_str!("../../shaders/shared/columns.wgsl"),
-        include_str!("../../shaders/shared/cache.wgsl"),
-        include_str!("../../shaders/shared/exp.wgsl"),
-        include_str!("../../shaders/shared/memory.wgsl"),
-        include_str!("../../shaders/memory_read.wgsl"),
+        wgsl!("../../shaders/shared/columns.wgsl"),
+        wgsl!("../../shaders/shared/cache.wgsl"),
+        wgsl!("../../shaders/shared/exp.wgsl"),
+        wgsl!("../../shaders/shared/memory.wgsl"),
+        wgsl!("../../shaders/memory_read.wgsl"),
     ],
     variants: &[],
     bindings: &[

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, read, uniform, write};
+use crate::kernel::{Kernel, read, uniform, wgsl, write};
 
 /// Mirrors `Params` in `shaders/nll.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -18,7 +18,7 @@ pub struct Params {
 /// Grid: (1, columns). No overrides.
 pub const KERNEL: Kernel = Kernel {
     name: "nll",
-    wgsl: &[include_str!("../../shaders/shared/columns.wgsl"), include_str!("../../shaders/nll.wgsl")],
+    wgsl: &[wgsl!("../../shaders/shared/columns.wgsl"), wgsl!("../../shaders/nll.wgsl")],
     variants: &[],
     bindings: &[uniform("params"), uniform("columns"), read("logits"), write("out")],
     twin,

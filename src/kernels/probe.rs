@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, WORKGROUP, read, uniform, write};
+use crate::kernel::{Kernel, WORKGROUP, read, uniform, wgsl, write};
 
 /// Mirrors `Params` in `shaders/probe.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -17,7 +17,7 @@ pub struct Params {
 /// Grid: (invocations / 64). Override: `COPIES`, 1 for `output = input`.
 pub const KERNEL: Kernel = Kernel {
     name: "probe",
-    wgsl: &[include_str!("../../shaders/probe.wgsl")],
+    wgsl: &[wgsl!("../../shaders/probe.wgsl")],
     variants: &[],
     bindings: &[uniform("params"), read("input"), write("output")],
     twin,

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::matmul::{Added, Input, Matrix, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
+use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
 
 /// Mirrors `Params` in `shaders/project.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -38,39 +38,39 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "project",
     wgsl: &[
-        include_str!("../../shaders/shared/columns.wgsl"),
-        include_str!("../../shaders/shared/weights.wgsl"),
-        include_str!("../../shaders/shared/matvec.wgsl"),
+        wgsl!("../../shaders/shared/columns.wgsl"),
+        wgsl!("../../shaders/shared/weights.wgsl"),
+        wgsl!("../../shaders/shared/matvec.wgsl"),
         SHARE,
-        include_str!("../../shaders/shared/mean.wgsl"),
-        include_str!("../../shaders/shared/added.wgsl"),
-        include_str!("../../shaders/shared/whole_input.wgsl"),
-        include_str!("../../shaders/project.wgsl"),
+        wgsl!("../../shaders/shared/mean.wgsl"),
+        wgsl!("../../shaders/shared/added.wgsl"),
+        wgsl!("../../shaders/shared/whole_input.wgsl"),
+        wgsl!("../../shaders/project.wgsl"),
     ],
     variants: &[
         (
             Variant::Split,
             &[
-                include_str!("../../shaders/shared/columns.wgsl"),
-                include_str!("../../shaders/shared/weights.wgsl"),
-                include_str!("../../shaders/shared/matvec.wgsl"),
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
+                wgsl!("../../shaders/shared/matvec.wgsl"),
                 SHARE,
-                include_str!("../../shaders/shared/mean.wgsl"),
-                include_str!("../../shaders/shared/added.wgsl"),
-                include_str!("../../shaders/shared/split_input.wgsl"),
-                include_str!("../../shaders/project.wgsl"),
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/split_input.wgsl"),
+                wgsl!("../../shaders/project.wgsl"),
             ],
         ),
         (
             Variant::Tiled,
             &[
-                include_str!("../../shaders/shared/columns.wgsl"),
-                include_str!("../../shaders/shared/weights.wgsl"),
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
                 MATMUL,
-                include_str!("../../shaders/shared/mean.wgsl"),
-                include_str!("../../shaders/shared/added.wgsl"),
-                include_str!("../../shaders/shared/whole_input.wgsl"),
-                include_str!("../../shaders/project.wgsl"),
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/whole_input.wgsl"),
+                wgsl!("../../shaders/project.wgsl"),
             ],
         ),
     ],

@@ -8,7 +8,7 @@ use super::cache::CacheType;
 use super::heads::Heads;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, write};
+use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
 
 /// Mirrors `Params` in `shaders/qkv.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -58,31 +58,31 @@ pub struct Params {
 pub const KERNEL: Kernel = Kernel {
     name: "qkv",
     wgsl: &[
-        include_str!("../../shaders/shared/columns.wgsl"),
-        include_str!("../../shaders/shared/weights.wgsl"),
-        include_str!("../../shaders/shared/mean.wgsl"),
-        include_str!("../../shaders/shared/added.wgsl"),
-        include_str!("../../shaders/shared/norm.wgsl"),
-        include_str!("../../shaders/shared/matvec.wgsl"),
+        wgsl!("../../shaders/shared/columns.wgsl"),
+        wgsl!("../../shaders/shared/weights.wgsl"),
+        wgsl!("../../shaders/shared/mean.wgsl"),
+        wgsl!("../../shaders/shared/added.wgsl"),
+        wgsl!("../../shaders/shared/norm.wgsl"),
+        wgsl!("../../shaders/shared/matvec.wgsl"),
         SHARE,
-        include_str!("../../shaders/shared/rope.wgsl"),
-        include_str!("../../shaders/shared/cache.wgsl"),
-        include_str!("../../shaders/shared/heads.wgsl"),
-        include_str!("../../shaders/qkv.wgsl"),
+        wgsl!("../../shaders/shared/rope.wgsl"),
+        wgsl!("../../shaders/shared/cache.wgsl"),
+        wgsl!("../../shaders/shared/heads.wgsl"),
+        wgsl!("../../shaders/qkv.wgsl"),
     ],
     variants: &[(
         Variant::Tiled,
         &[
-            include_str!("../../shaders/shared/columns.wgsl"),
-            include_str!("../../shaders/shared/weights.wgsl"),
-            include_str!("../../shaders/shared/mean.wgsl"),
-            include_str!("../../shaders/shared/added.wgsl"),
-            include_str!("../../shaders/shared/norm.wgsl"),
+            wgsl!("../../shaders/shared/columns.wgsl"),
+            wgsl!("../../shaders/shared/weights.wgsl"),
+            wgsl!("../../shaders/shared/mean.wgsl"),
+            wgsl!("../../shaders/shared/added.wgsl"),
+            wgsl!("../../shaders/shared/norm.wgsl"),
             MATMUL,
-            include_str!("../../shaders/shared/rope.wgsl"),
-            include_str!("../../shaders/shared/cache.wgsl"),
-            include_str!("../../shaders/shared/heads.wgsl"),
-            include_str!("../../shaders/qkv.wgsl"),
+            wgsl!("../../shaders/shared/rope.wgsl"),
+            wgsl!("../../shaders/shared/cache.wgsl"),
+            wgsl!("../../shaders/shared/heads.wgsl"),
+            wgsl!("../../shaders/qkv.wgsl"),
         ],
     )],
     bindings: &[

@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, uniform, write};
+use crate::kernel::{Kernel, uniform, wgsl, write};
 use crate::plan::{Column, ColumnsHeader};
 
 /// Most tokens that top-k and top-p choose from.
@@ -56,7 +56,7 @@ pub struct Settings {
 /// `ids`, `logprobs`: what was chosen at position p, and log(softmax) of it, temperature 1, is word p mod [`MAX_AHEAD`].
 pub const KERNEL: Kernel = Kernel {
     name: "sample",
-    wgsl: &[include_str!("../../shaders/shared/columns.wgsl"), include_str!("../../shaders/sample.wgsl")],
+    wgsl: &[wgsl!("../../shaders/shared/columns.wgsl"), wgsl!("../../shaders/sample.wgsl")],
     variants: &[],
     bindings: &[
         uniform("params"),

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use self::team::Team;
 use super::{Plain, Vectors, Work};
 use crate::error::{Error, Result};
+use crate::kernel::wgsl;
 
 /// The cores that the CPU executor may use.
 #[derive(Debug)]
@@ -85,11 +86,11 @@ pub fn available_bytes() -> Option<u64> {
 }
 
 /// The files of the tier `matrix`, of which browsers know nothing: tiles of products, and the matrices that they are made with.
-pub const MATMUL_COOP: &str = include_str!("../../shaders/shared/matmul_coop.wgsl");
+pub const MATMUL_COOP: &str = wgsl!("../../shaders/shared/matmul_coop.wgsl");
 /// Of 16 rows and columns.
-pub const COOP_16: &str = include_str!("../../shaders/shared/coop_16.wgsl");
+pub const COOP_16: &str = wgsl!("../../shaders/shared/coop_16.wgsl");
 /// Of 8.
-pub const COOP_8: &str = include_str!("../../shaders/shared/coop_8.wgsl");
+pub const COOP_8: &str = wgsl!("../../shaders/shared/coop_8.wgsl");
 
 /// wgpu's leave to use what it calls experimental: cooperative matrices.
 pub fn experimental() -> wgpu::ExperimentalFeatures {
