@@ -10,7 +10,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { launch } from "./browsers.mjs";
+import { launchChromium } from "./browsers.mjs";
 import { madeModel } from "./made.mjs";
 import { serve, target } from "./server.mjs";
 
@@ -72,13 +72,14 @@ async function browser(page) {
 const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
 
 const server = await serve();
-const chromium = await launch("chromium");
+const chromium = await launchChromium();
 try {
-  const { page } = await chromium.open(`${server.url}/blank`);
+  const page = await chromium.newPage();
+  await page.goto(`${server.url}/blank`);
   const adapter = await load(page, { model: `/${model}`, device: "gpu", ...cache });
   const found = { native: [], browser: [], ratio: [] };
   let before = native();
-  console.log(`native: ${before.adapter}, commit ${before.commit}; Chromium ${chromium.version}: ${adapter}`);
+  console.log(`native: ${before.adapter}, commit ${before.commit}; Chromium ${chromium.version()}: ${adapter}`);
   for (let round = 0; round < rounds; round++) {
     const rate = await browser(page);
     const after = native();
