@@ -86,7 +86,7 @@ pub(crate) struct Forward<'a> {
     h: BufferId,
     /// Queries, keys and values before `head_norm`.
     raw: BufferId,
-    /// Bound where there is no bias.
+    /// Bound where a kernel has nothing to read.
     none: BufferId,
     pub(crate) logits: BufferId,
 }

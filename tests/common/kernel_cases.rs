@@ -557,8 +557,13 @@ fn cuts(layouts: &[Layout]) -> Vec<((u32, u32), Cut)> {
         let rare = rare.iter().filter(|_| layout == Layout::Q4);
         for (i, (columns, tile, lanes)) in common.chain(rare).copied().enumerate() {
             for part in [0, 3] {
-                let size = sizes[(i + layout as usize + part) % sizes.len()];
-                cuts.push((size, Cut { layout, lanes, columns, tile, variant: Variant::Plain, shift: 0 }));
+                let cut = Cut { layout, lanes, columns, tile, variant: Variant::Plain, shift: 0 };
+                let size = match cut.has_added() && lanes == 1 {
+                    true if tile == 1 => (33, 2_100), // more than the inputs that are staged at once, `STAGE` in matvec.wgsl
+                    true => (130, 320),
+                    false => sizes[(i + layout as usize + part) % sizes.len()],
+                };
+                cuts.push((size, cut));
             }
         }
         for (i, columns) in [(16, 9), (48, 33), (128, 77)].into_iter().enumerate() {
