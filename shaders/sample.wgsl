@@ -3,7 +3,7 @@
 // In llama.cpp's order: repetition penalty, top-k, top-p, min-p, temperature. The choice is the Gumbel-max trick (Gumbel
 // 1954; Maddison et al., arXiv 1411.0030): argmax(logit / temperature - log(-log u)), u a hash of (seed, position, id).
 // top-k and top-p work on the 256 most likely tokens, found by a radix select on (logit, id), exact also among equals.
-// Grid: (1, columns). Twin: src/kernels/sample.rs.
+// Grid: (1, columns). The same bits with any WORKGROUP. Twin: src/kernels/sample.rs.
 
 struct Params {
     vocab_size: u32, // logits of a column; at most 2^24
@@ -30,18 +30,18 @@ struct Settings {
 @group(0) @binding(5) var<storage, read_write> ids: array<u32>; // [lane][64]: chosen at position p: word p % 64
 @group(0) @binding(6) var<storage, read_write> logprobs: array<f32>; // [lane][64]: natural logarithms of their probabilities
 
-const WORKGROUP: u32 = 256u; // one workgroup has the whole vocabulary: as wide as a default device takes
+override WORKGROUP: u32; // invocations: 16 to 256, a power of two; one workgroup has the whole vocabulary
+
 const MAX_CANDIDATES: u32 = 256u;
 const MAX_RECENT: u32 = 1024u;
+const SHARES: u32 = 256u; // of a sum over the vocabulary, so that its order is the same with any WORKGROUP
 const MAX_AHEAD: u32 = 64u; // chosen tokens of a lane that are kept for the host
 const ROOM: u32 = 512u; // entries that are sorted at once: 256 and as many that tie with them or nearly so
 const MAX_ID: u32 = 0xffffffu;
 const LOWEST: f32 = -3e38;
 
-var<workgroup> values: array<f32, 256>; // [invocation]
-var<workgroup> orders: array<u32, 256>; // [invocation]
-var<workgroup> values_16: array<f32, 16>; // best of 16 neighbours
-var<workgroup> orders_16: array<u32, 16>; // best of 16 neighbours
+var<workgroup> bests: array<Best, 256>; // [invocation]; values alone: [candidate], [share of a sum]
+var<workgroup> bests_16: array<Best, 16>; // of WORKGROUP / 16 neighbours of those
 var<workgroup> histogram: array<atomic<u32>, 256>; // [value of a digit]: entries
 var<workgroup> sums_16: array<u32, 16>; // of 16 neighbours of those
 var<workgroup> chosen: vec3<u32>; // a digit's value, entries above it, entries with it
@@ -66,20 +66,18 @@ fn better(a: Best, b: Best) -> Best {
 
 // The best of all invocations, for all invocations.
 fn best_of_all(own: Best, invocation: u32) -> Best {
-    values[invocation] = own.value;
-    orders[invocation] = own.order;
+    bests[invocation] = own;
     workgroupBarrier();
     var best = own;
     if (invocation < 16u) {
-        for (var i = 16u * invocation; i < 16u * invocation + 16u; i++) {
-            best = better(best, Best(values[i], orders[i]));
+        for (var i = WORKGROUP / 16u * invocation; i < WORKGROUP / 16u * (invocation + 1u); i++) {
+            best = better(best, bests[i]);
         }
-        values_16[invocation] = best.value;
-        orders_16[invocation] = best.order;
+        bests_16[invocation] = best;
     }
     workgroupBarrier();
     for (var i = 0u; i < 16u; i++) {
-        best = better(best, Best(values_16[i], orders_16[i]));
+        best = better(best, bests_16[i]);
     }
     return best;
 }
@@ -101,11 +99,11 @@ fn noisy(column: u32, id: u32, logit: f32, position: u32) -> f32 {
     return logit / settings[column].temperature - log(-log(uniform_number));
 }
 
-// Logits of a token and of the next ones of this invocation, LOWEST behind the last one. One workgroup has the whole
+// Logits of a token and of the next ones `step` apart, LOWEST behind the last one. One workgroup has the whole
 // vocabulary to read: where many are asked for before the first is used, it waits less often.
-fn four_logits(id: u32) -> vec4<f32> {
+fn four_logits(id: u32, step: u32) -> vec4<f32> {
     let last = params.vocab_size - 1u;
-    let ids = id + WORKGROUP * vec4<u32>(0u, 1u, 2u, 3u);
+    let ids = id + step * vec4<u32>(0u, 1u, 2u, 3u);
     let at = first_logit + min(ids, vec4<u32>(last));
     return select(vec4<f32>(LOWEST), vec4<f32>(logits[at.x], logits[at.y], logits[at.z], logits[at.w]), ids <= vec4<u32>(last));
 }
@@ -176,11 +174,13 @@ fn sort_most_likely(count: u32, invocation: u32) {
     for (var digit = 0u; digit < 7u && reached > ROOM; digit++) { // two of the id are enough: 256 above, 256 with it
         let is_id = digit >= 4u; // four digits of the logit, then up to three of the id
         let shift = 8u * select(3u - digit, 6u - digit, is_id);
-        atomicStore(&histogram[invocation], 0u);
+        for (var value = invocation; value < 256u; value += WORKGROUP) {
+            atomicStore(&histogram[value], 0u);
+        }
         workgroupBarrier();
         let counting = Counting(lowest, mask, is_id, shift);
         for (var id = invocation; id < params.vocab_size; id += 4u * WORKGROUP) {
-            let four = four_logits(id);
+            let four = four_logits(id, WORKGROUP);
             count_one(id, four.x, counting);
             count_one(id + WORKGROUP, four.y, counting);
             count_one(id + 2u * WORKGROUP, four.z, counting);
@@ -195,16 +195,18 @@ fn sort_most_likely(count: u32, invocation: u32) {
             sums_16[invocation] = sum;
         }
         workgroupBarrier();
-        var higher = above;
-        for (var i = invocation / 16u + 1u; i < 16u; i++) {
-            higher += sums_16[i];
-        }
-        for (var i = invocation + 1u; i % 16u != 0u; i++) {
-            higher += atomicLoad(&histogram[i]);
-        }
-        let equal = atomicLoad(&histogram[invocation]);
-        if (higher < count && count <= higher + equal) {
-            chosen = vec3<u32>(invocation, higher, equal);
+        for (var value = invocation; value < 256u; value += WORKGROUP) {
+            var higher = above;
+            for (var i = value / 16u + 1u; i < 16u; i++) {
+                higher += sums_16[i];
+            }
+            for (var i = value + 1u; i % 16u != 0u; i++) {
+                higher += atomicLoad(&histogram[i]);
+            }
+            let equal = atomicLoad(&histogram[value]);
+            if (higher < count && count <= higher + equal) {
+                chosen = vec3<u32>(value, higher, equal);
+            }
         }
         let found_digit = workgroupUniformLoad(&chosen);
         let place = select(vec2<u32>(1u, 0u), vec2<u32>(0u, 1u), is_id);
@@ -214,14 +216,13 @@ fn sort_most_likely(count: u32, invocation: u32) {
         reached = found_digit.y + found_digit.z;
     }
 
-    room[invocation] = vec2<u32>(0u); // below every candidate
-    room[invocation + WORKGROUP] = vec2<u32>(0u);
-    if (invocation == 0u) {
-        atomicStore(&found, 0u);
+    for (var i = invocation; i < ROOM; i += WORKGROUP) {
+        room[i] = vec2<u32>(0u); // below every candidate
     }
+    atomicStore(&found, 0u);
     workgroupBarrier();
     for (var id = invocation; id < params.vocab_size; id += 4u * WORKGROUP) {
-        let four = four_logits(id);
+        let four = four_logits(id, WORKGROUP);
         put_one(id, four.x, lowest);
         put_one(id + WORKGROUP, four.y, lowest);
         put_one(id + 2u * WORKGROUP, four.z, lowest);
@@ -236,8 +237,8 @@ fn sort_most_likely(count: u32, invocation: u32) {
     }
     for (var run = 2u; run <= size; run *= 2u) {
         for (var step = run / 2u; step > 0u; step /= 2u) {
-            if (2u * invocation < size) {
-                let low = 2u * invocation - (invocation & (step - 1u));
+            for (var pair = invocation; 2u * pair < size; pair += WORKGROUP) {
+                let low = 2u * pair - (pair & (step - 1u));
                 let a = room[low];
                 let b = room[low + step];
                 if (select(is_before(a, b), is_before(b, a), (low & run) == 0u)) {
@@ -255,23 +256,20 @@ fn nucleus(column: u32, count: u32, highest: f32, invocation: u32) -> u32 {
     if (settings[column].top_p >= 1.0) {
         return count;
     }
-    if (invocation < count) {
-        values[invocation] = exp(logit_of(room[invocation]) - highest);
+    for (var i = invocation; i < count; i += WORKGROUP) {
+        bests[i].value = exp(logit_of(room[i]) - highest);
     }
     workgroupBarrier();
     if (invocation == 0u) {
         var sum = 0.0; // in the order of the candidates, as the twin does it
         for (var i = 0u; i < count; i++) {
-            sum += values[i];
+            sum += bests[i].value;
         }
-        var reached = 0.0;
-        var last = 0u;
-        while (last < count) {
-            reached += values[last];
+        var last = 1u;
+        var reached = bests[0].value;
+        while (last < count && !(reached >= settings[column].top_p * sum)) {
+            reached += bests[last].value;
             last++;
-            if (reached >= settings[column].top_p * sum) {
-                break;
-            }
         }
         kept = last;
     }
@@ -288,7 +286,7 @@ fn choose(column: u32, position: u32, invocation: u32) -> u32 {
     if (settings[column].top_k == 0u && settings[column].top_p >= 1.0) {
         let likely = most_likely(invocation).value + settings[column].ln_min_p;
         for (var id = invocation; id < params.vocab_size; id += 4u * WORKGROUP) {
-            let four = four_logits(id);
+            let four = four_logits(id, WORKGROUP);
             for (var i = 0u; i < 4u; i++) {
                 let other = id + i * WORKGROUP;
                 let logit = select(select(four.x, four.y, i == 1u), select(four.z, four.w, i == 3u), i >= 2u);
@@ -300,15 +298,15 @@ fn choose(column: u32, position: u32, invocation: u32) -> u32 {
         return best_of_all(best, invocation).order;
     }
     let top_k = settings[column].top_k;
-    let limit = select(min(top_k, MAX_CANDIDATES), MAX_CANDIDATES, top_k == 0u);
-    let count = min(limit, params.vocab_size);
+    let count = min(min(select(top_k, MAX_CANDIDATES, top_k == 0u), MAX_CANDIDATES), params.vocab_size);
     sort_most_likely(count, invocation);
     let highest = logit_of(room[0]);
     let in_nucleus = nucleus(column, count, highest, invocation);
-    let candidate = room[invocation];
-    let logit = logit_of(candidate);
-    if (invocation < in_nucleus && logit >= highest + settings[column].ln_min_p) {
-        best = Best(noisy(column, MAX_ID - candidate.y, logit, position), invocation);
+    for (var i = invocation; i < in_nucleus; i += WORKGROUP) {
+        let logit = logit_of(room[i]);
+        if (logit >= highest + settings[column].ln_min_p) {
+            best = better(best, Best(noisy(column, MAX_ID - room[i].y, logit, position), i));
+        }
     }
     return MAX_ID - room[best_of_all(best, invocation).order % ROOM].y;
 }
@@ -328,10 +326,10 @@ fn larger(before: Largest, four: vec4<f32>, id: u32) -> Largest {
 fn most_likely(invocation: u32) -> Best {
     var largest = Largest(vec4<f32>(LOWEST), vec4<u32>(0xffffffffu - 3u * WORKGROUP));
     for (var id = invocation; id < params.vocab_size; id += 16u * WORKGROUP) {
-        let a = four_logits(id);
-        let b = four_logits(id + 4u * WORKGROUP);
-        let c = four_logits(id + 8u * WORKGROUP);
-        let d = four_logits(id + 12u * WORKGROUP);
+        let a = four_logits(id, WORKGROUP);
+        let b = four_logits(id + 4u * WORKGROUP, WORKGROUP);
+        let c = four_logits(id + 8u * WORKGROUP, WORKGROUP);
+        let d = four_logits(id + 12u * WORKGROUP, WORKGROUP);
         largest = larger(largest, a, id);
         largest = larger(largest, b, id + 4u * WORKGROUP);
         largest = larger(largest, c, id + 8u * WORKGROUP);
@@ -347,22 +345,24 @@ fn most_likely(invocation: u32) -> Best {
 fn log_probability(id: u32, invocation: u32) -> f32 {
     let highest = most_likely(invocation).value;
     workgroupBarrier(); // all have read what it left
-    var own = vec4<f32>(0.0);
-    for (var other = invocation; other < params.vocab_size; other += 4u * WORKGROUP) {
-        own += exp(max(four_logits(other) - highest, vec4<f32>(-87.0)));
+    for (var share = invocation; share < SHARES; share += WORKGROUP) {
+        var own = vec4<f32>(0.0);
+        for (var other = share; other < params.vocab_size; other += 4u * SHARES) {
+            own += exp(max(four_logits(other, SHARES) - highest, vec4<f32>(-87.0)));
+        }
+        bests[share].value = (own.x + own.y) + (own.z + own.w);
     }
-    values[invocation] = (own.x + own.y) + (own.z + own.w);
     workgroupBarrier();
     var sum = 0.0;
     if (invocation == 0u) {
-        for (var i = 0u; i < WORKGROUP; i++) {
-            sum += values[i];
+        for (var i = 0u; i < SHARES; i++) {
+            sum += bests[i].value;
         }
     }
     return logits[first_logit + id] - highest - log(sum);
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(WORKGROUP)
 fn sample(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {
     let number = workgroup.y;
     let wanted = settings[number].wanted;

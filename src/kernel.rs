@@ -132,8 +132,8 @@ pub const SHARE: &str = wgsl!("../shaders/shared/share.wgsl");
 /// How tiles of products are made; the tier `matrix` has other files in its place.
 pub const MATMUL: &str = wgsl!("../shaders/shared/matmul.wgsl");
 
-/// Invocations in a workgroup: 64 suits every GPU that WebGPU runs on. Only `nll` and `sample`, where one workgroup has a
-/// whole column of logits, take as many as a default device allows, 256.
+/// Invocations in a workgroup: 64 suits every GPU that WebGPU runs on. Only `nll` and, on GPUs, `sample`,
+/// where one workgroup has a whole column of logits, take as many as a default device allows, 256.
 pub const WORKGROUP: u32 = 64;
 
 /// A kernel: what both executors need to run it.

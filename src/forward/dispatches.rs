@@ -286,7 +286,8 @@ impl Forward<'_> {
         };
         let Chosen { settings, recent, ids, logprobs } = *chosen;
         let buffers = [settings, self.given.columns, self.logits, recent, ids, logprobs];
-        push(plan, &sample::KERNEL, Variant::Plain, "sample", &params, &buffers, &[], [1, plan.columns, 1]);
+        let overrides = [("WORKGROUP", sample::workgroup(self.shape.tuning))];
+        push(plan, &sample::KERNEL, Variant::Plain, "sample", &params, &buffers, &overrides, [1, plan.columns, 1]);
     }
 
     pub(super) fn cache_override(&self) -> (&'static str, u32) {

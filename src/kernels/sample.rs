@@ -9,6 +9,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, uniform, wgsl, write};
 use crate::plan::{Column, ColumnsHeader};
+use crate::tuning::Tuning;
 
 /// Most tokens that top-k and top-p choose from.
 pub const MAX_CANDIDATES: usize = 256;
@@ -16,6 +17,12 @@ pub const MAX_CANDIDATES: usize = 256;
 pub const MAX_RECENT: usize = 1024;
 /// Chosen tokens of a lane that are kept for the host: it may be so far behind.
 pub const MAX_AHEAD: u32 = 64;
+
+/// Invocations of a workgroup, which has the whole vocabulary of a column: as many as a default device takes, but few where they
+/// take turns anyway. Browsers fill workgroup memory with zeros first, SwiftShader once for each four invocations. The bits do not depend on it.
+pub const fn workgroup(tuning: Tuning) -> u32 {
+    if tuning.lanes == 1 { 16 } else { 256 }
+}
 
 /// Mirrors `Params` in `shaders/sample.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -51,7 +58,7 @@ pub struct Settings {
     pub wanted: u32,
 }
 
-/// Grid: (1, columns). No overrides. `settings`: one for each of [`crate::plan::MAX_COLUMNS`] columns. The others have a
+/// Grid: (1, columns). Overrides: `WORKGROUP` ([`workgroup`]). `settings`: one for each of [`crate::plan::MAX_COLUMNS`] columns. The others have a
 /// part for each lane. `recent`: word 0 counts the tokens ever written, token n is word 1 + n mod [`MAX_RECENT`].
 /// `ids`, `logprobs`: what was chosen at position p, and log(softmax) of it, temperature 1, is word p mod [`MAX_AHEAD`].
 pub const KERNEL: Kernel = Kernel {

@@ -1475,7 +1475,7 @@ fn push_sample(cases: &mut Cases, random: &mut Random, vocab_size: u32, kind: us
             output(&vec![u32::MAX; chosen], Compare::Exact),
             output(&vec![0.0_f32; chosen], Compare::Logarithms(2e-5)),
         ],
-        &[],
+        &[("WORKGROUP", [16, 256][cases.plans.len() % 2])],
         [1, 3, 1],
     );
     cases.cases.last_mut().expect("just added").times = 1 + random.below(3);
