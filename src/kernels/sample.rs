@@ -18,8 +18,9 @@ pub const MAX_RECENT: usize = 1024;
 /// Chosen tokens of a lane that are kept for the host: it may be so far behind.
 pub const MAX_AHEAD: u32 = 64;
 
-/// Invocations of a workgroup, which has the whole vocabulary of a column: as many as a default device takes, but few where they
-/// take turns anyway. Browsers fill workgroup memory with zeros first, SwiftShader once for each four invocations. The bits do not depend on it.
+/// Invocations of a workgroup, which has the whole vocabulary of a column: as many as a default device takes; on software
+/// adapters few, because they take turns there, and in browsers SwiftShader fills workgroup memory with zeros once for each
+/// four of them. The bits do not depend on it.
 pub const fn workgroup(tuning: Tuning) -> u32 {
     if tuning.lanes == 1 { 16 } else { 256 }
 }
@@ -58,8 +59,9 @@ pub struct Settings {
     pub wanted: u32,
 }
 
-/// Grid: (1, columns). Overrides: `WORKGROUP` ([`workgroup`]). `settings`: one for each of [`crate::plan::MAX_COLUMNS`] columns. The others have a
-/// part for each lane. `recent`: word 0 counts the tokens ever written, token n is word 1 + n mod [`MAX_RECENT`].
+/// Grid: (1, columns). Overrides: `WORKGROUP`, see [`workgroup`].
+/// `settings`: one for each of [`crate::plan::MAX_COLUMNS`] columns. The others have a part for each lane.
+/// `recent`: word 0 counts the tokens ever written, token n is word 1 + n mod [`MAX_RECENT`].
 /// `ids`, `logprobs`: what was chosen at position p, and log(softmax) of it, temperature 1, is word p mod [`MAX_AHEAD`].
 pub const KERNEL: Kernel = Kernel {
     name: "sample",
