@@ -48,6 +48,12 @@ fn load_input(column: u32, word: u32) -> vec4<f32> {
     return finish_input(raw_input(column, word), column, word);
 }
 
+// The row of the gate and the row of the up matrix.
+fn rows_of(pair: u32) -> vec2<u32> {
+    let row = min(pair, params.ffn_dim - 1u);
+    return vec2<u32>(row, params.ffn_dim + row);
+}
+
 fn keep(row: u32, column: u32, products: vec2<f32>) {
     if (column < columns.active_ && row < params.ffn_dim) {
         let y = products * factor_of(column - first_of_tile, params.dim, params.eps);
@@ -66,7 +72,6 @@ fn gate_up(
     if (first_row >= params.ffn_dim || first_column >= columns.active_) {
         return;
     }
-    let row = min(first_row + own_pair(invocation), params.ffn_dim - 1u);
     measure(first_column, 8u * params.blocks, params.dim, params.eps, invocation);
-    multiply(vec2<u32>(row, params.ffn_dim + row), params.blocks, first_row, first_column, invocation);
+    multiply(params.blocks, first_row, first_column, invocation);
 }

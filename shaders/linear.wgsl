@@ -56,6 +56,13 @@ fn finish(y: f32, row: u32) -> f32 {
     return soft_cap(activate(sum), params.cap);
 }
 
+// The two rows of a pair, or the last row for what is behind it, in their matrix.
+fn rows_of(pair: u32) -> vec2<u32> {
+    let rows = min(vec2<u32>(2u * pair, 2u * pair + 1u), vec2<u32>(params.rows - 1u));
+    is_other = rows.x >= params.other_row;
+    return rows - select(0u, params.other_row, is_other);
+}
+
 fn keep(pair: u32, column: u32, products: vec2<f32>) {
     let row = 2u * pair;
     if (column < columns.active_ && row < params.rows) {
@@ -80,10 +87,6 @@ fn linear(
     if (2u * first_pair >= params.rows || first_column >= columns.active_) {
         return;
     }
-    let last_row = params.rows - 1u;
-    let row = 2u * (first_pair + own_pair(invocation));
     measure(first_column, 8u * params.blocks, params.dim, params.eps, invocation);
-    is_other = min(row, last_row) >= params.other_row;
-    let rows = min(vec2<u32>(row, row + 1u), vec2<u32>(last_row)) - select(0u, params.other_row, is_other);
-    multiply(rows, params.blocks, first_pair, first_column, invocation);
+    multiply(params.blocks, first_pair, first_column, invocation);
 }

@@ -81,6 +81,11 @@ fn residual(pair: u32, column: u32) -> vec2<f32> {
     return value + added * inverses[min(column - first_of_tile, COLUMNS - 1u)] * gains;
 }
 
+// The two rows of a pair, or the last row for what is behind it.
+fn rows_of(pair: u32) -> vec2<u32> {
+    return min(vec2<u32>(2u * pair, 2u * pair + 1u), vec2<u32>(params.rows - 1u));
+}
+
 fn keep(pair: u32, column: u32, products: vec2<f32>) {
     let row = 2u * pair;
     if (column < columns.active_ && row < params.rows) {
@@ -126,12 +131,9 @@ fn project(
     if (2u * first_pair >= params.rows || first_column >= columns.active_) {
         return;
     }
-    let last_row = params.rows - 1u;
-    let row = 2u * (first_pair + own_pair(invocation));
     first_of_tile = first_column;
     measure_added((params.rows + 3u) / 4u, params.rows, params.eps, invocation);
     before_at = vec2<u32>(first_pair + invocation % PAIRS, first_column + invocation / PAIRS);
     before = residual(before_at.x, before_at.y);
-    let rows = min(vec2<u32>(row, row + 1u), vec2<u32>(last_row));
-    multiply(rows, params.blocks, first_pair, first_column, invocation);
+    multiply(params.blocks, first_pair, first_column, invocation);
 }

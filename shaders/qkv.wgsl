@@ -67,6 +67,14 @@ fn load_input(column: u32, word: u32) -> vec4<f32> {
     return finish_input(raw_input(column, word), column, word);
 }
 
+// The two rows of a pair of the dispatch, or of its last one, in their matrix.
+fn rows_of(pair: u32) -> vec2<u32> {
+    let own = min(pair, params.pairs - 1u);
+    is_other = own >= params.other_pair;
+    let before = params.first_pair + select(0u, params.other_pair, is_other);
+    return rows_of_pair(params.first_pair + own) - 2u * before;
+}
+
 // The two rows that make a pair; both are counted over queries, keys and values.
 fn rows_of_pair(pair: u32) -> vec2<u32> {
     let half = params.head_dim / 2u;
@@ -96,10 +104,6 @@ fn qkv(
     if (first_pair >= params.pairs || first_column >= columns.active_) {
         return;
     }
-    let own = min(first_pair + own_pair(invocation), params.pairs - 1u);
-    is_other = own >= params.other_pair;
-    let before = params.first_pair + select(0u, params.other_pair, is_other);
     measure(first_column, 8u * params.blocks, params.dim, params.eps, invocation);
-    let rows = rows_of_pair(params.first_pair + own) - 2u * before;
-    multiply(rows, params.blocks, first_pair, first_column, invocation);
+    multiply(params.blocks, first_pair, first_column, invocation);
 }

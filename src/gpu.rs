@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::executor::gpu::{Pipelines, TIMESTAMPS};
 use crate::kernel::Tier;
 use crate::platform;
-use crate::tuning::Tuning;
+use crate::tuning::{INVOCATIONS, Tuning};
 
 /// All adapters of this machine, best first: discrete, integrated, others, software last. In a browser the one it offers.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
@@ -72,7 +72,8 @@ fn resolve(tier: Tier, features: wgpu::Features, matrix: Option<Tier>) -> Option
 
 /// What the tier `matrix` asks of a device.
 const MATRIX: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
-/// Bytes of workgroup memory that it takes at most, with one buffer of operands and with two.
+/// Bytes of workgroup memory that it takes at most, with one buffer of operands and with two. So many as those are also what the
+/// large workgroups of `shaders/shared/matvec_integers.wgsl` take.
 pub const MATRIX_MEMORY: [u32; 2] = [32 << 10, 48 << 10];
 
 /// Invocations of a workgroup that it takes at most: eight subgroups.
@@ -174,8 +175,8 @@ impl Gpu {
         }
     }
 
-    /// Opens a device: the default limits of WebGPU, but buffers and bindings as large as the adapter takes, and workgroup
-    /// memory for the tier `matrix` where it runs.
+    /// Opens a device: the default limits of WebGPU, but buffers and bindings as large as the adapter takes, and workgroups and
+    /// their memory as products with integers and the tier `matrix` want them.
     ///
     /// # Errors
     /// [`Error::NoGpu`] if the adapter gives no such device.
@@ -191,14 +192,19 @@ impl Gpu {
         let info = adapter.get_info();
         let most = adapter.limits();
         let defaults = wgpu::Limits::defaults();
-        let (memory, invocations) =
-            if matrix.is_some() { (MATRIX_MEMORY[1], matrix_invocations(adapter)) } else { (0, 0) };
+        let [few, many] = if platform::MATVEC_INTEGERS.is_empty() { [0; 2] } else { INVOCATIONS };
+        let memory = if matrix.is_some() || many > few { MATRIX_MEMORY[1] } else { 0 };
+        let invocations = if matrix.is_some() { matrix_invocations(adapter) } else { 0 }.max(many);
         let required_limits = wgpu::Limits {
             max_compute_workgroup_storage_size: defaults
                 .max_compute_workgroup_storage_size
                 .max(memory.min(most.max_compute_workgroup_storage_size)),
-            max_compute_invocations_per_workgroup: defaults.max_compute_invocations_per_workgroup.max(invocations),
-            max_compute_workgroup_size_x: defaults.max_compute_workgroup_size_x.max(invocations),
+            max_compute_invocations_per_workgroup: defaults
+                .max_compute_invocations_per_workgroup
+                .max(invocations.min(most.max_compute_invocations_per_workgroup)),
+            max_compute_workgroup_size_x: defaults
+                .max_compute_workgroup_size_x
+                .max(invocations.min(most.max_compute_workgroup_size_x)),
             max_buffer_size: most.max_buffer_size.max(defaults.max_buffer_size),
             max_storage_buffer_binding_size: most
                 .max_storage_buffer_binding_size
@@ -312,6 +318,17 @@ impl Gpu {
     /// Whether the device is software; see [`is_software`].
     pub fn is_software(&self) -> bool {
         self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
+    /// Invocations of a workgroup of products with integers, at most; 0 if there are none. See [`Tuning::invocations`].
+    pub(crate) fn invocations(&self) -> u32 {
+        let limits = self.device.limits();
+        let [few, many] = INVOCATIONS;
+        match () {
+            () if platform::MATVEC_INTEGERS.is_empty() => 0,
+            () if limits.max_compute_workgroup_storage_size < MATRIX_MEMORY[1] => few,
+            () => many.min(limits.max_compute_invocations_per_workgroup).min(limits.max_compute_workgroup_size_x),
+        }
     }
 
     /// How kernels are cut up for this device unless something better is known.

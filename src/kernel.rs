@@ -48,6 +48,11 @@ pub enum Variant {
     Plain,
     /// Attention over parts of the cache (`attention_split.wgsl`), and `project` that puts the parts together.
     Split,
+    /// Products of one column with inputs as integers: `shared/matvec_integers.wgsl` in the place of `shared/matvec.wgsl`. Natively,
+    /// where [`crate::tuning`] finds it to be faster.
+    Integers,
+    /// [`Self::Integers`] of what attention left in parts, as [`Self::Split`].
+    SplitIntegers,
     /// Products in tiles for many columns: `shared/matmul.wgsl` in the place of `shared/matvec.wgsl`. Attention of chunks whose
     /// columns share what they read (`attention_tiled.wgsl`).
     Tiled,

@@ -165,6 +165,11 @@ impl Layout {
         }
     }
 
+    /// Whether its words are integers with scales.
+    pub fn is_quantised(self) -> bool {
+        !matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+
     /// The layout with this number, as kernels get it among their constants.
     ///
     /// # Panics

@@ -23,32 +23,56 @@ pub struct Tuning {
     pub lanes: u32,
     /// Workgroups that attention should have at least: what the cache is split for.
     pub workgroups: u32,
+    /// Invocations of a workgroup of products with one column of integers
+    /// ([`crate::kernels::matmul::Cut::of_integers`]), 256 or 1024; 0 for products with f32.
+    pub invocations: u32,
+}
+
+/// What [`Tuning::invocations`] may be, the fewest and the most.
+pub const INVOCATIONS: [u32; 2] = [256, 1024];
+
+/// One parameter of a tuning.
+#[derive(Clone, Copy)]
+enum Change {
+    Lanes(u32),
+    Workgroups(u32),
+    Invocations(u32),
+}
+
+impl Change {
+    /// `tuning` with it.
+    fn of(self, tuning: Tuning) -> Tuning {
+        match self {
+            Self::Lanes(lanes) => Tuning { lanes, ..tuning },
+            Self::Workgroups(workgroups) => Tuning { workgroups, ..tuning },
+            Self::Invocations(invocations) => Tuning { invocations, ..tuning },
+        }
+    }
 }
 
 impl Tuning {
     /// For software adapters, where barriers cost most, and for the twins, which heed none of it.
-    pub const SOFTWARE: Self = Self { lanes: 1, workgroups: 1 };
+    pub const SOFTWARE: Self = Self { lanes: 1, workgroups: 1, invocations: 0 };
     /// For GPUs: neighbours read neighbouring blocks, and there is something to do for 128 multiprocessors.
-    pub const GPU: Self = Self { lanes: 16, workgroups: 256 };
+    pub const GPU: Self = Self { lanes: 16, workgroups: 256, invocations: 0 };
 
-    /// The fastest of a few neighbours of `self`, one parameter after the other, and whether all were tried. `time` gives the
-    /// seconds of a token, or `None` when no more time should be spent. What is less than 3 % faster is taken for noise.
+    /// The fastest of a few neighbours of `self`, one parameter after the other, and whether all were tried; `invocations`: the
+    /// most of a workgroup. `time` gives the seconds of a token, or `None` when no more time should be spent. What is less than
+    /// 3 % faster is taken for noise.
     ///
     /// # Errors
     /// Those of `time`.
-    pub async fn improve(self, mut time: impl AsyncFnMut(Self) -> Result<Option<f64>>) -> Result<(Self, bool)> {
+    pub async fn improve(
+        self,
+        invocations: u32,
+        mut time: impl AsyncFnMut(Self) -> Result<Option<f64>>,
+    ) -> Result<(Self, bool)> {
         let mut best = self;
         let Some(mut least) = time(best).await? else { return Ok((best, false)) };
-        let lanes = [8, 32, 4].map(|lanes| move |best: Self| Self { lanes, ..best });
-        for change in lanes {
-            let other = change(best);
-            let Some(seconds) = time(other).await? else { return Ok((best, false)) };
-            if seconds < 0.97 * least {
-                (best, least) = (other, seconds);
-            }
-        }
-        for workgroups in [128, 512, 64] {
-            let other = Self { workgroups, ..best };
+        let workgroups = [128, 512, 64].map(Change::Workgroups);
+        let invocations = INVOCATIONS.into_iter().filter(|of| *of <= invocations).map(Change::Invocations);
+        for change in [8, 32, 4].map(Change::Lanes).into_iter().chain(workgroups).chain(invocations) {
+            let other = change.of(best);
             let Some(seconds) = time(other).await? else { return Ok((best, false)) };
             if seconds < 0.97 * least {
                 (best, least) = (other, seconds);
@@ -63,15 +87,18 @@ impl Tuning {
         let all: Value = serde_json::from_str(text).ok()?;
         let number = |name: &str| u32::try_from(all.get(key)?.get(name)?.as_u64()?).ok();
         let tier = all.get(key)?.get("tier")?.as_str()?.parse().ok()?;
-        let tuning = Self { lanes: number("lanes")?, workgroups: number("workgroups")? };
-        let is_known = [4, 8, 16, 32].contains(&tuning.lanes) && [64, 128, 256, 512].contains(&tuning.workgroups);
+        let [lanes, workgroups, invocations] = ["lanes", "workgroups", "invocations"].map(number);
+        let tuning = Self { lanes: lanes?, workgroups: workgroups?, invocations: invocations? };
+        let is_known = [4, 8, 16, 32].contains(&tuning.lanes)
+            && [64, 128, 256, 512].contains(&tuning.workgroups)
+            && (tuning.invocations == 0 || INVOCATIONS.contains(&tuning.invocations));
         is_known.then_some((tuning, tier))
     }
 
     /// `text` with this and a tier under `key`; what cannot be read is begun anew.
     pub fn remember(self, tier: Tier, text: &str, key: &str) -> String {
         let mut all: Value = serde_json::from_str(text).ok().filter(Value::is_object).unwrap_or_else(|| json!({}));
-        all[key] = json!({ "lanes": self.lanes, "workgroups": self.workgroups, "tier": tier.name() });
+        all[key] = json!({ "lanes": self.lanes, "workgroups": self.workgroups, "invocations": self.invocations, "tier": tier.name() });
         format!("{all:#}\n")
     }
 }
@@ -90,7 +117,7 @@ mod tests {
             tried.borrow_mut().push(tuning);
             Ok(seconds(tuning))
         };
-        let best = pollster::block_on(Tuning::GPU.improve(time)).unwrap();
+        let best = pollster::block_on(Tuning::GPU.improve(1024, time)).unwrap();
         (best, tried.into_inner())
     }
 
@@ -99,9 +126,13 @@ mod tests {
         let slow = |a: u32, b: u32| (f64::from(a).log2() - f64::from(b).log2()).abs();
         for lanes in [4, 8, 16, 32] {
             for workgroups in [64, 128, 256, 512] {
-                let (best, tried) =
-                    improve(|tuning| Some(1.0 + slow(tuning.lanes, lanes) + slow(tuning.workgroups, workgroups)));
-                assert_eq!((best, tried.len()), ((Tuning { lanes, workgroups }, true), 7));
+                for invocations in [0, 256, 1024] {
+                    let (best, tried) = improve(|tuning| {
+                        let others = f64::from(tuning.invocations.abs_diff(invocations)) / 256.0;
+                        Some(1.0 + slow(tuning.lanes, lanes) + slow(tuning.workgroups, workgroups) + others)
+                    });
+                    assert_eq!((best, tried.len()), ((Tuning { lanes, workgroups, invocations }, true), 9));
+                }
             }
         }
     }
@@ -116,7 +147,7 @@ mod tests {
 
     #[test]
     fn remembers_by_key_and_takes_no_nonsense() {
-        let eight = Tuning { lanes: 8, workgroups: 512 };
+        let eight = Tuning { lanes: 8, workgroups: 512, invocations: 1024 };
         let text = eight.remember(Tier::Matrix, &Tuning::GPU.remember(Tier::Portable, "not JSON", "a"), "b");
         assert_eq!(Tuning::recall(&text, "a"), Some((Tuning::GPU, Tier::Portable)));
         assert_eq!(Tuning::recall(&text, "b"), Some((eight, Tier::Matrix)));
@@ -124,10 +155,11 @@ mod tests {
         for nonsense in [
             "",
             "[]",
-            r#"{"b":{"lanes":3,"workgroups":256,"tier":"portable"}}"#,
-            r#"{"b":{"lanes":8,"tier":"portable"}}"#,
-            r#"{"b":{"lanes":8,"workgroups":256,"tier":"none"}}"#,
-            r#"{"b":{"lanes":8,"workgroups":256}}"#,
+            r#"{"b":{"lanes":3,"workgroups":256,"invocations":0,"tier":"portable"}}"#,
+            r#"{"b":{"lanes":8,"workgroups":256,"invocations":512,"tier":"portable"}}"#,
+            r#"{"b":{"lanes":8,"invocations":0,"tier":"portable"}}"#,
+            r#"{"b":{"lanes":8,"workgroups":256,"invocations":0,"tier":"none"}}"#,
+            r#"{"b":{"lanes":8,"workgroups":256,"invocations":0}}"#,
         ] {
             assert_eq!(Tuning::recall(nonsense, "b"), None);
         }

@@ -360,6 +360,7 @@ fn all_pipelines_can_be_built() {
                         if variant == Variant::Split { 256.min(512 / columns.next_power_of_two()) } else { 64 },
                     ),
                     ("SPLITS", 2 + layout),
+                    ("STAGE", 32),
                     ("HEADS", 1 + layout % 8),
                     ("INVOCATIONS", if layout % 8 < attention::WIDE_HEADS { 256 } else { 128 }),
                     ("WORDS", 4 * lanes.min(32)),

@@ -26,7 +26,7 @@ fn is_staged() -> bool {
     return true;
 }
 
-// The row pair of the workgroup whose rows this invocation gives to `multiply`.
+// The row pair of the workgroup whose rows this invocation unpacks.
 fn own_pair(invocation: u32) -> u32 {
     return invocation % PAIRS;
 }
@@ -42,8 +42,9 @@ fn place_of(pair: u32, column: u32) -> u32 {
 }
 
 // Multiplies the workgroup's row pairs, from `first_pair` on, with the columns from `first` on, and hands the products to the
-// kernel. Every invocation of the workgroup must call it, also those without a pair (with any valid rows).
-fn multiply(rows: vec2<u32>, blocks: u32, first_pair: u32, first: u32, invocation: u32) {
+// kernel. Every invocation of the workgroup must call it, also those without a pair.
+fn multiply(blocks: u32, first_pair: u32, first: u32, invocation: u32) {
+    let rows = rows_of(first_pair + own_pair(invocation));
     let own_row = select(rows.x, rows.y, invocation % ROWS >= PAIRS);
     let sharer = invocation % SHARERS;
     let own_column = min(first + invocation / SHARERS, columns.active_ - 1u); // columns behind the last repeat it

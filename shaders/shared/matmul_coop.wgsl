@@ -60,7 +60,7 @@ fn own_line(invocation: u32) -> u32 {
     return invocation / DEPTH % (2u * PAIRS);
 }
 
-// The row pair of the workgroup whose rows this invocation gives to `multiply`.
+// The row pair of the workgroup whose rows this invocation unpacks.
 fn own_pair(invocation: u32) -> u32 {
     return own_line(invocation) / 16u * 8u + own_line(invocation) % 8u;
 }
@@ -116,9 +116,10 @@ fn put_word(at: u32, raw: Raw, column: u32, word: u32, last_word: u32, power: f3
 }
 
 // Multiplies the workgroup's row pairs, from `first_pair` on, with the columns from `first` on, and hands the products to the
-// kernel. Every invocation of the workgroup must call it, also those without a pair (with any valid rows).
-fn multiply(rows: vec2<u32>, blocks: u32, first_pair: u32, first: u32, invocation: u32) {
+// kernel. Every invocation of the workgroup must call it, also those without a pair.
+fn multiply(blocks: u32, first_pair: u32, first: u32, invocation: u32) {
     let line = own_line(invocation);
+    let rows = rows_of(first_pair + own_pair(invocation));
     let own_row = select(rows.x, rows.y, line % 16u >= 8u);
     let own_block = invocation % DEPTH; // of a step
     let own_column = invocation / SHARERS % COLUMNS; // of the workgroup

@@ -8,9 +8,10 @@
 // words; the first weights are asked for before that, so that they come meanwhile. The kernel says  override IS_DEAR: u32,
 // whether that is better with one lane too.
 //
-// The kernel defines  fn load_input(column: u32, word: u32) -> vec4<f32>  (4 inputs from 4 · word on) and
+// The kernel defines  fn load_input(column: u32, word: u32) -> vec4<f32>  (4 inputs from 4 · word on),
+// fn rows_of(pair: u32) -> vec2<u32>  (the rows of a pair of the dispatch, or of its last one) and
 // fn keep(pair: u32, column: u32, y: vec2<f32>)  for the products of a pair of the dispatch and a column, which may be
-// none of those in use. For many columns matmul.wgsl stands in the place of this file.
+// none of those in use. For many columns matmul.wgsl stands in the place of this file, for one on GPUs matvec_integers.wgsl.
 
 override LANES: u32;   // power of two, at most 64
 override COLUMNS: u32; // columns of a workgroup, 1 to 8
@@ -67,15 +68,10 @@ fn is_staged() -> bool {
     return LANES > 1u;
 }
 
-// The row pair of the workgroup whose rows this invocation gives to `multiply`.
-fn own_pair(invocation: u32) -> u32 {
-    return invocation / LANES;
-}
-
-// Multiplies this invocation's row pair with the columns from `first` on, and hands the products of the workgroup to the
-// kernel; `first_pair`: the first of the workgroup. Every invocation of the workgroup must call it, also those without a pair (with any valid rows).
-fn multiply(rows: vec2<u32>, blocks: u32, first_pair: u32, first: u32, invocation: u32) {
-    multiply_own(rows, blocks, first, invocation);
+// Multiplies row pairs with the columns from `first` on, and hands the products of the workgroup to the kernel; `first_pair`:
+// the first of the workgroup. Every invocation of the workgroup must call it, also those without a pair.
+fn multiply(blocks: u32, first_pair: u32, first: u32, invocation: u32) {
+    multiply_own(rows_of(first_pair + invocation / LANES), blocks, first, invocation);
     keep_products(first_pair, first, invocation);
 }
 

@@ -135,9 +135,29 @@ fn nibbles(word: u32) -> vec4<f32> {
     return unsigned_bytes(word & 0x0f0f0f0fu);
 }
 
-// Four quants of 6 bits: the low nibbles of `low`'s bytes, and above them bits 4 and 5 of `high`'s.
-fn six_bits(low: u32, high: u32) -> vec4<f32> {
-    return unsigned_bytes((low & 0x0f0f0f0fu) | (high & 0x30303030u)) - 32.0;
+// Four quants of 6 bits.
+fn six_bits(word: u32) -> vec4<f32> {
+    return unsigned_bytes(word) - 32.0;
+}
+
+// A word of four quants of 6 bits, each 32 too large: the low nibbles of `low`'s bytes, and above them bits 4 and 5 of `high`'s.
+fn six_bit_word(low: u32, high: u32) -> u32 {
+    return (low & 0x0f0f0f0fu) | (high & 0x30303030u);
+}
+
+// The eight of a block.
+fn six_bit_words(packed: Packed, row: u32, blocks: u32, block: u32) -> array<u32, 8> {
+    let a = packed.words[0];
+    let b = packed.words[1];
+    // six words a block: an even block begins with a vec4, an odd one in the middle of one
+    let is_odd = ((row * blocks + block) & 1u) == 1u;
+    let low = select(a, vec4<u32>(a.zw, b.xy), is_odd);
+    let high = select(b.xy, b.zw, is_odd);
+    let x = high.x;
+    let y = high.y;
+    return array<u32, 8>(
+        six_bit_word(low.x, x << 4u), six_bit_word(low.x >> 4u, x << 2u), six_bit_word(low.y, x), six_bit_word(low.y >> 4u, x >> 2u),
+        six_bit_word(low.z, y << 4u), six_bit_word(low.z >> 4u, y << 2u), six_bit_word(low.w, y), six_bit_word(low.w >> 4u, y >> 2u));
 }
 
 // The 32 quants of block `block` of row `row`, or weights where there are no quants, in order.
@@ -167,15 +187,10 @@ fn quants_of(packed: Packed, row: u32, blocks: u32, block: u32) -> array<vec4<f3
             bytes(a.x), bytes(a.y), bytes(a.z), bytes(a.w), bytes(b.x), bytes(b.y), bytes(b.z), bytes(b.w));
     }
     if (is_packed(K6_BY_16)) {
-        // six words a block: an even block begins with a vec4, an odd one in the middle of one
-        let is_odd = ((row * blocks + block) & 1u) == 1u;
-        let low = select(a, vec4<u32>(a.zw, b.xy), is_odd);
-        let high = select(b.xy, b.zw, is_odd);
-        let x = high.x;
-        let y = high.y;
+        let w = six_bit_words(packed, row, blocks, block);
         return array<vec4<f32>, 8>(
-            six_bits(low.x, x << 4u), six_bits(low.x >> 4u, x << 2u), six_bits(low.y, x), six_bits(low.y >> 4u, x >> 2u),
-            six_bits(low.z, y << 4u), six_bits(low.z >> 4u, y << 2u), six_bits(low.w, y), six_bits(low.w >> 4u, y >> 2u));
+            six_bits(w[0]), six_bits(w[1]), six_bits(w[2]), six_bits(w[3]),
+            six_bits(w[4]), six_bits(w[5]), six_bits(w[6]), six_bits(w[7]));
     }
     let e = a >> vec4<u32>(4u);
     return array<vec4<f32>, 8>(

@@ -63,7 +63,7 @@ impl Cut {
     pub(super) fn overrides(&self) -> Vec<(&'static str, u32)> {
         let shared = [("HEADS", self.heads), ("WORDS", self.words)];
         match self.variant {
-            Variant::Plain => vec![shared[0]],
+            Variant::Plain | Variant::Integers | Variant::SplitIntegers => vec![shared[0]],
             Variant::Split => [&shared[..], &[("SPLITS", self.splits), ("INVOCATIONS", self.invocations)]].concat(),
             Variant::Tiled => [&shared[..], &[("COLUMNS", self.columns), ("FOURS", self.fours)]].concat(),
         }

@@ -12,7 +12,8 @@ use crate::kernels::activation::Activation;
 use crate::kernels::cache::CacheType;
 use crate::kernels::{attention, gate_up, head_norm, linear, matmul, nll, project, qkv, sample};
 use crate::plan::{BufferId, Dispatch, Plan};
-use crate::quant::BLOCK;
+use crate::quant::{BLOCK, Layout};
+use crate::tuning::Tuning;
 use crate::weights::Matrix;
 
 /// A norm, a matrix and what follows it: what `linear` computes.
@@ -320,9 +321,25 @@ impl Forward<'_> {
             (Variant::Tiled, matmul::columns_of(tile), matmul::pairs_of(tile))
         } else {
             let columns = plan.columns.min(8);
-            let cut = matmul::Cut::new(self.shape.tuning, pairs, matrix.blocks, columns);
-            overrides.extend([("LANES", cut.lanes), ("COLUMNS", columns), ("WORKGROUP", cut.workgroup)]);
-            (if splits > 1 { Variant::Split } else { Variant::Plain }, columns, cut.workgroup / cut.lanes)
+            let other =
+                more.iter().find(|(name, _)| *name == "OTHER_LAYOUT").map(|(_, other)| Layout::from_u32(*other));
+            let is_quantised = [Some(matrix.layout), other].into_iter().flatten().all(Layout::is_quantised);
+            let Tuning { invocations, .. } = self.shape.tuning;
+            let has_integers = invocations > 0 && columns == 1 && is_quantised;
+            let cut = if has_integers {
+                matmul::Cut::of_integers(invocations, pairs, matrix.blocks)
+            } else {
+                matmul::Cut::new(self.shape.tuning, pairs, matrix.blocks, columns)
+            };
+            overrides.extend([("LANES", cut.lanes), ("WORKGROUP", cut.workgroup)]);
+            overrides.push(if has_integers { ("STAGE", cut.stage) } else { ("COLUMNS", columns) });
+            let variant = match (splits > 1, has_integers) {
+                (false, false) => Variant::Plain,
+                (true, false) => Variant::Split,
+                (false, true) => Variant::Integers,
+                (true, true) => Variant::SplitIntegers,
+            };
+            (variant, columns, cut.workgroup / cut.lanes)
         };
         overrides.extend(more);
         let tiles = pairs.div_ceil(across);

@@ -6,6 +6,7 @@ use super::activation::Activation;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
+use crate::platform;
 
 /// Mirrors `Params` in `shaders/gate_up.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -43,20 +44,36 @@ pub const KERNEL: Kernel = Kernel {
         wgsl!("../../shaders/shared/activation.wgsl"),
         wgsl!("../../shaders/gate_up.wgsl"),
     ],
-    variants: &[(
-        Variant::Tiled,
-        &[
-            wgsl!("../../shaders/shared/columns.wgsl"),
-            wgsl!("../../shaders/shared/weights.wgsl"),
-            wgsl!("../../shaders/shared/mean.wgsl"),
-            wgsl!("../../shaders/shared/added.wgsl"),
-            wgsl!("../../shaders/shared/norm.wgsl"),
-            MATMUL,
-            wgsl!("../../shaders/shared/exp.wgsl"),
-            wgsl!("../../shaders/shared/activation.wgsl"),
-            wgsl!("../../shaders/gate_up.wgsl"),
-        ],
-    )],
+    variants: &[
+        (
+            Variant::Integers,
+            &[
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/norm.wgsl"),
+                platform::MATVEC_INTEGERS,
+                wgsl!("../../shaders/shared/exp.wgsl"),
+                wgsl!("../../shaders/shared/activation.wgsl"),
+                wgsl!("../../shaders/gate_up.wgsl"),
+            ],
+        ),
+        (
+            Variant::Tiled,
+            &[
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/norm.wgsl"),
+                MATMUL,
+                wgsl!("../../shaders/shared/exp.wgsl"),
+                wgsl!("../../shaders/shared/activation.wgsl"),
+                wgsl!("../../shaders/gate_up.wgsl"),
+            ],
+        ),
+    ],
     bindings: &[
         uniform("params"),
         uniform("columns"),

@@ -8,6 +8,7 @@ use super::exp::soft_cap;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
+use crate::platform;
 
 /// Mirrors `Params` in `shaders/linear.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -52,21 +53,38 @@ pub const KERNEL: Kernel = Kernel {
         wgsl!("../../shaders/shared/activation.wgsl"),
         wgsl!("../../shaders/linear.wgsl"),
     ],
-    variants: &[(
-        Variant::Tiled,
-        &[
-            wgsl!("../../shaders/shared/columns.wgsl"),
-            wgsl!("../../shaders/shared/parts.wgsl"),
-            wgsl!("../../shaders/shared/weights.wgsl"),
-            wgsl!("../../shaders/shared/mean.wgsl"),
-            wgsl!("../../shaders/shared/added.wgsl"),
-            wgsl!("../../shaders/shared/norm.wgsl"),
-            MATMUL,
-            wgsl!("../../shaders/shared/exp.wgsl"),
-            wgsl!("../../shaders/shared/activation.wgsl"),
-            wgsl!("../../shaders/linear.wgsl"),
-        ],
-    )],
+    variants: &[
+        (
+            Variant::Integers,
+            &[
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/parts.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/norm.wgsl"),
+                platform::MATVEC_INTEGERS,
+                wgsl!("../../shaders/shared/exp.wgsl"),
+                wgsl!("../../shaders/shared/activation.wgsl"),
+                wgsl!("../../shaders/linear.wgsl"),
+            ],
+        ),
+        (
+            Variant::Tiled,
+            &[
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/parts.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/norm.wgsl"),
+                MATMUL,
+                wgsl!("../../shaders/shared/exp.wgsl"),
+                wgsl!("../../shaders/shared/activation.wgsl"),
+                wgsl!("../../shaders/linear.wgsl"),
+            ],
+        ),
+    ],
     bindings: &[
         uniform("params"),
         uniform("columns"),

@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use super::matmul::{Added, Input, Matrix, matmul};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
+use crate::platform;
 
 /// Mirrors `Params` in `shaders/project.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -48,6 +49,30 @@ pub const KERNEL: Kernel = Kernel {
         wgsl!("../../shaders/project.wgsl"),
     ],
     variants: &[
+        (
+            Variant::Integers,
+            &[
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
+                platform::MATVEC_INTEGERS,
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/whole_input.wgsl"),
+                wgsl!("../../shaders/project.wgsl"),
+            ],
+        ),
+        (
+            Variant::SplitIntegers,
+            &[
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
+                platform::MATVEC_INTEGERS,
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/split_input.wgsl"),
+                wgsl!("../../shaders/project.wgsl"),
+            ],
+        ),
         (
             Variant::Split,
             &[

@@ -9,6 +9,7 @@ use super::heads::Heads;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
 use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
+use crate::platform;
 
 /// Mirrors `Params` in `shaders/qkv.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -70,21 +71,38 @@ pub const KERNEL: Kernel = Kernel {
         wgsl!("../../shaders/shared/heads.wgsl"),
         wgsl!("../../shaders/qkv.wgsl"),
     ],
-    variants: &[(
-        Variant::Tiled,
-        &[
-            wgsl!("../../shaders/shared/columns.wgsl"),
-            wgsl!("../../shaders/shared/weights.wgsl"),
-            wgsl!("../../shaders/shared/mean.wgsl"),
-            wgsl!("../../shaders/shared/added.wgsl"),
-            wgsl!("../../shaders/shared/norm.wgsl"),
-            MATMUL,
-            wgsl!("../../shaders/shared/rope.wgsl"),
-            wgsl!("../../shaders/shared/cache.wgsl"),
-            wgsl!("../../shaders/shared/heads.wgsl"),
-            wgsl!("../../shaders/qkv.wgsl"),
-        ],
-    )],
+    variants: &[
+        (
+            Variant::Integers,
+            &[
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/norm.wgsl"),
+                platform::MATVEC_INTEGERS,
+                wgsl!("../../shaders/shared/rope.wgsl"),
+                wgsl!("../../shaders/shared/cache.wgsl"),
+                wgsl!("../../shaders/shared/heads.wgsl"),
+                wgsl!("../../shaders/qkv.wgsl"),
+            ],
+        ),
+        (
+            Variant::Tiled,
+            &[
+                wgsl!("../../shaders/shared/columns.wgsl"),
+                wgsl!("../../shaders/shared/weights.wgsl"),
+                wgsl!("../../shaders/shared/mean.wgsl"),
+                wgsl!("../../shaders/shared/added.wgsl"),
+                wgsl!("../../shaders/shared/norm.wgsl"),
+                MATMUL,
+                wgsl!("../../shaders/shared/rope.wgsl"),
+                wgsl!("../../shaders/shared/cache.wgsl"),
+                wgsl!("../../shaders/shared/heads.wgsl"),
+                wgsl!("../../shaders/qkv.wgsl"),
+            ],
+        ),
+    ],
     bindings: &[
         uniform("params"),
         uniform("columns"),

@@ -85,6 +85,8 @@ pub fn available_bytes() -> Option<u64> {
     memory::available_bytes(Path::new("/"))
 }
 
+/// Products of one column with inputs as integers.
+pub const MATVEC_INTEGERS: &str = wgsl!("../../shaders/shared/matvec_integers.wgsl");
 /// The files of the tier `matrix`, of which browsers know nothing: tiles of products, and the matrices that they are made with.
 pub const MATMUL_COOP: &str = wgsl!("../../shaders/shared/matmul_coop.wgsl");
 /// Of 16 rows and columns.

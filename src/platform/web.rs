@@ -51,6 +51,8 @@ extern "C" {
     fn now_ms() -> f64;
 }
 
+/// Nothing: browsers are not tuned, and many GPUs have no instruction for it.
+pub const MATVEC_INTEGERS: &str = "";
 /// Nothing: no browser has cooperative matrices.
 pub const MATMUL_COOP: &str = "";
 /// Nothing.

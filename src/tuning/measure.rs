@@ -83,7 +83,7 @@ pub(crate) async fn measure(
         spent += seconds * f64::from(TOKENS);
         Ok(Some(seconds))
     };
-    start.improve(time).await
+    start.improve(gpu.invocations(), time).await
 }
 
 fn is_part(dispatch: &Dispatch) -> bool {

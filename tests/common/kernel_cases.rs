@@ -452,6 +452,11 @@ fn columns_of(active: &[Column]) -> Bound {
     Bound(columns_buffer(active), Compare::Exact)
 }
 
+/// Whether there are products with integers: not in browsers.
+fn has_integers() -> bool {
+    !sinkstream::platform::MATVEC_INTEGERS.is_empty()
+}
+
 /// How a matrix product is cut up.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
@@ -471,10 +476,14 @@ impl Cut {
     /// that every value meets every layout without more pipelines.
     fn overrides(self, kernel: &Kernel) -> Vec<(&'static str, u32)> {
         let mut overrides = vec![("LAYOUT", self.layout as u32)];
-        if self.variant == Variant::Plain {
-            overrides.extend([("LANES", self.lanes), ("COLUMNS", self.tile)]);
-        } else {
-            overrides.push(("TILE", self.number_of_tile()));
+        match self.variant {
+            Variant::Plain => overrides.extend([("LANES", self.lanes), ("COLUMNS", self.tile)]),
+            Variant::Integers => {
+                // Tiles of fewer blocks than lanes too, and workgroups of no power of two.
+                let stage = if self.lanes == 8 { 3 } else { 32 };
+                overrides.extend([("LANES", self.lanes), ("WORKGROUP", self.workgroup()), ("STAGE", stage)]);
+            }
+            _ => overrides.push(("TILE", self.number_of_tile())),
         }
         let (norm, bias, activation) = self.flags();
         let source = kernel.source(self.variant, Tier::Portable);
@@ -482,6 +491,15 @@ impl Cut {
         let more = [("LAYER_NORM", norm), ("BIAS", bias), ("ACTIVATION", activation), added];
         overrides.extend(more.into_iter().filter(|(name, _)| source.contains(&format!("override {name}:"))));
         overrides
+    }
+
+    /// Invocations of a workgroup.
+    fn workgroup(self) -> u32 {
+        match (self.variant, self.lanes) {
+            (Variant::Integers, 8) => 72,
+            (Variant::Integers, lanes) => 2 * lanes.max(32),
+            _ => WORKGROUP,
+        }
     }
 
     /// `TILE`: each for some layouts and columns.
@@ -518,7 +536,8 @@ impl Cut {
     /// Workgroups for so many row pairs; some are folded into z, as for a large vocabulary.
     fn workgroups(self, pairs: u32) -> [u32; 3] {
         let is_tiled = self.variant == Variant::Tiled;
-        let of_workgroup = if is_tiled { matmul::pairs_of(self.number_of_tile()) } else { WORKGROUP / self.lanes };
+        let of_workgroup =
+            if is_tiled { matmul::pairs_of(self.number_of_tile()) } else { self.workgroup() / self.lanes };
         let columns = if is_tiled { matmul::columns_of(self.number_of_tile()) } else { self.tile };
         let tiles = pairs.div_ceil(of_workgroup);
         let across = tiles.div_ceil(2).max(1);
@@ -570,6 +589,17 @@ fn cuts(layouts: &[Layout]) -> Vec<((u32, u32), Cut)> {
             let size = sizes[(2 * i + layout as usize) % sizes.len()];
             let (lanes, tile, variant) = (4, matmul::COLUMNS, Variant::Tiled);
             cuts.push((size, Cut { layout, lanes, columns, tile, variant, shift: 0 }));
+        }
+    }
+    for &layout in layouts.iter().filter(|layout| layout.is_quantised() && has_integers()) {
+        for (i, lanes) in [8, 32, 64].into_iter().enumerate() {
+            for shift in 0..2 {
+                // More blocks than are brought at once, too.
+                let size =
+                    if lanes == 32 && shift == 1 { (33, 2_100) } else { sizes[(i + layout as usize + 3 * shift) % 7] };
+                let shift = shift as u32;
+                cuts.push((size, Cut { layout, lanes, columns: (1, 1), tile: 1, variant: Variant::Integers, shift }));
+            }
         }
     }
     cuts
@@ -895,6 +925,15 @@ fn qkv_cases() -> Cases {
     for part in 0..3 {
         let cut = Cut { layout: Layout::Q8, lanes: 16, columns: (9, 9), tile: 8, variant: plain, shift: 0 };
         push_qkv(&mut cases, &mut random, HEADS[4], cut, CacheType::F16, (4, 9, 30), 0, 64, (part..part + 1, None));
+    }
+    // One column of integers; every other one with matrices of two layouts.
+    let quantised: Vec<_> = Layout::ALL.into_iter().filter(|layout| layout.is_quantised()).collect();
+    for (i, heads) in HEADS.into_iter().chain(HEADS).filter(|_| has_integers()).enumerate() {
+        let (layout, lanes, shift) = (quantised[i % quantised.len()], [8, 32][i / 2 % 2], i as u32 / 4);
+        let cut = Cut { layout, lanes, columns: (1, 1), tile: 1, variant: Variant::Integers, shift };
+        let other = Some((1 + i as u32 / 2 % 2, quantised[(i + 3) % quantised.len()])).filter(|_| i % 2 == 1);
+        let dim = [1, 33, 320, 1_100][i % 4];
+        push_qkv(&mut cases, &mut random, heads, cut, CacheType::F32, (4, 9, 77), 1, dim, (0..3, other));
     }
     cases
 }
@@ -1362,10 +1401,12 @@ fn push_split(
         input(&random.floats(2 * out_stride as usize, 1.5)),
     ];
     let invocations = [64, 128, 256][number % 3].min(matmul::MAX_SHARES / columns.next_power_of_two());
+    let has_integers = columns == 1 && layout.is_quantised() && has_integers();
+    let variant = if has_integers { Variant::SplitIntegers } else { variant };
     let overrides = [
         ("LAYOUT", layout as u32),
         ("LANES", 16),
-        ("COLUMNS", columns),
+        if has_integers { ("STAGE", 2 + number as u32 % 3) } else { ("COLUMNS", columns) },
         ("WORKGROUP", invocations),
         ("BIAS", 0),
         ("SPLITS", splits),
