@@ -28,7 +28,7 @@ pub struct Params {
     pub added: u32,
 }
 
-/// Grid: (`ffn_dim` / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`; `LAYER_NORM`, `ADDED`,
+/// Grid: (`ffn_dim` / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `WORKGROUP`, `COLUMNS`, for integers `STAGE`, for tiles `TILE`; `LAYER_NORM`, `ADDED`,
 /// `ACTIVATION`.
 pub const KERNEL: Kernel = Kernel {
     name: "gate_up",

@@ -36,7 +36,7 @@ pub struct Params {
     pub cap: f32,
 }
 
-/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`; `LAYER_NORM`, `ADDED`, `BIAS`,
+/// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `WORKGROUP`, `COLUMNS`, for integers `STAGE`, for tiles `TILE`; `LAYER_NORM`, `ADDED`, `BIAS`,
 /// `ACTIVATION`; `FIRST_QUANTS` and `FIRST_SCALES` if the matrix comes in two parts; with `OTHER_LAYOUT` those are two matrices.
 pub const KERNEL: Kernel = Kernel {
     name: "linear",

@@ -35,7 +35,7 @@ pub struct Params {
 }
 
 /// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`, `BIAS`, `ADDED`; for [`Variant::Tiled`] `TILE`, else
-/// `LANES`, `COLUMNS`, `WORKGROUP`; for [`Variant::Split`] also `SPLITS`: there `input` is what attention of as many parts left.
+/// `LANES`, `WORKGROUP`, `COLUMNS`, for integers `STAGE`; for [`Variant::Split`] also `SPLITS`: there `input` is what attention of as many parts left.
 pub const KERNEL: Kernel = Kernel {
     name: "project",
     wgsl: &[

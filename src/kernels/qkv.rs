@@ -53,7 +53,7 @@ pub struct Params {
     pub columns: u32,
 }
 
-/// Grid: (pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `COLUMNS`, `WORKGROUP`, for tiles `TILE`;
+/// Grid: (pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`; `LANES`, `WORKGROUP`, `COLUMNS`, for integers `STAGE`, for tiles `TILE`;
 /// `LAYER_NORM`, `ADDED`, `BIAS`, `CACHE_F32`, `MEMORY`; with a second matrix `OTHER_LAYOUT`, `FIRST_QUANTS`, `FIRST_SCALES` ([`Call::other`]).
 /// `q` is `[2][column][n_heads][head_dim / 2]` pairs of f32; `k`, `v` are `[lane][kv_head][slot][head_dim / 2]` pairs.
 pub const KERNEL: Kernel = Kernel {
