@@ -375,6 +375,12 @@ pub async fn close_to_cpu(device: &Device) {
 /// Columns of a chunk share what attention reads, however few workgroups are left.
 const SHARED: Tuning = Tuning { workgroups: 1, ..Tuning::GPU };
 
+/// One column of integers, but for browsers, which have none.
+const INTEGERS: Tuning = {
+    let invocations = if sinkstream::platform::MATVEC_INTEGERS.is_empty() { 0 } else { 256 };
+    Tuning { invocations, ..Tuning::GPU }
+};
+
 /// The kernels cut up as for a real GPU, with the cache in parts and products in tiles, whatever the device: the reference's NLLs,
 /// and the same greedy text.
 pub async fn cut_as_for_a_gpu(device: &Device) {
@@ -387,6 +393,8 @@ pub async fn cut_as_for_a_gpu(device: &Device) {
             ("streaming_4_28", F16, 40, SHARED),
             ("dense", F32, 33, SHARED),
             ("dense", F16, 8, Tuning::GPU),
+            ("dense", F32, 1, INTEGERS),
+            ("streaming_4_28", F16, 1, INTEGERS),
         ];
         for (mode, cache, chunk, tuning) in runs {
             let settings = Settings { tuning: Some(tuning), ..settings(mode, device, cache, chunk) };
@@ -400,14 +408,15 @@ pub async fn cut_as_for_a_gpu(device: &Device) {
         let (model, reference) = golden_model(&format!("families/{name}")).await;
         let tokens = ids(&reference["tokens"]);
         for (mode, wanted) in reference["nll"].as_object().unwrap() {
-            let settings = Settings { tuning: Some(SHARED), ..settings(mode, device, F32, 33) };
-            let got = nlls(&mut load(&model, &settings).await, &tokens, 0).await;
-            let (mean, largest) = tolerance(F32);
-            assert_close(&got, &floats(wanted), mean, largest, &format!("{name} {mode}"));
+            for (chunk, tuning) in [(33, SHARED), (1, INTEGERS)] {
+                let settings = Settings { tuning: Some(tuning), ..settings(mode, device, F32, chunk) };
+                let got = nlls(&mut load(&model, &settings).await, &tokens, 0).await;
+                let (mean, largest) = tolerance(F32);
+                assert_close(&got, &floats(wanted), mean, largest, &format!("{name} {mode}, chunks of {chunk}"));
+            }
         }
     }
-    let Some(model) = shared("models/stories260K/stories260K-f32.gguf").await else { return };
-    let written = async |tuning: Tuning| {
+    let written = async |model: &[u8], tuning: Tuning| {
         let settings = Settings {
             device: device.clone(),
             sinks: Some(4),
@@ -415,9 +424,12 @@ pub async fn cut_as_for_a_gpu(device: &Device) {
             tuning: Some(tuning),
             ..Settings::default()
         };
-        generate(&mut load(&model, &settings).await, &[1], &Sampling::greedy(), 300).await
+        generate(&mut load(model, &settings).await, &[1], &Sampling::greedy(), 300).await
     };
-    assert_eq!(written(Tuning::GPU).await, written(Tuning::SOFTWARE).await, "greedy text");
+    let (model, _) = golden_model("q8").await;
+    assert_eq!(written(&model, INTEGERS).await, written(&model, Tuning::SOFTWARE).await, "greedy text of integers");
+    let Some(model) = shared("models/stories260K/stories260K-f32.gguf").await else { return };
+    assert_eq!(written(&model, Tuning::GPU).await, written(&model, Tuning::SOFTWARE).await, "greedy text");
 }
 
 /// The tier `matrix`, whose tiles take weights in f16 and inputs in two parts of it, against the CPU: 0.004 nats in the mean, and
