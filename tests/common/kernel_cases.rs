@@ -479,8 +479,12 @@ impl Cut {
         match self.variant {
             Variant::Plain => overrides.extend([("LANES", self.lanes), ("COLUMNS", self.tile)]),
             Variant::Integers => {
-                // Tiles of fewer blocks than lanes too, and workgroups of no power of two.
-                let stage = if self.lanes == 8 { 3 } else { 32 };
+                // Lanes with several blocks of a tile and with none, and workgroups of no power of two.
+                let stage = match self.lanes {
+                    8 => 20,
+                    32 => 3,
+                    _ => 32,
+                };
                 overrides.extend([("LANES", self.lanes), ("WORKGROUP", self.workgroup()), ("STAGE", stage)]);
             }
             _ => overrides.push(("TILE", self.number_of_tile())),
@@ -595,8 +599,8 @@ fn cuts(layouts: &[Layout]) -> Vec<((u32, u32), Cut)> {
         for (i, lanes) in [8, 32, 64].into_iter().enumerate() {
             for shift in 0..2 {
                 // More blocks than are brought at once, too.
-                let size =
-                    if lanes == 32 && shift == 1 { (33, 2_100) } else { sizes[(i + layout as usize + 3 * shift) % 7] };
+                let is_long = lanes < 64 && shift == 1;
+                let size = if is_long { (33, 2_100) } else { sizes[(i + layout as usize + 3 * shift) % 7] };
                 let shift = shift as u32;
                 cuts.push((size, Cut { layout, lanes, columns: (1, 1), tile: 1, variant: Variant::Integers, shift }));
             }
