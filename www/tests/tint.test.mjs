@@ -26,7 +26,7 @@ const values = {
   WORDS: [1, 10, 32],
   SPLITS: [1, 16],
   FOURS: [2, 8],
-  STAGE: [3, 32],
+  STAGE: [3, 8],
   WORKGROUP: [64],
   SUBGROUP: [4, 32],
 };
