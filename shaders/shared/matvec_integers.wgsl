@@ -3,7 +3,7 @@
 // Four bytes times four bytes are one instruction of a GPU (dot4I8Packed), where a weight alone takes several to become f32.
 // The inputs of a block become integers by a power of two that brings the largest of them to 2^21 or more, and below 2^22, so
 // that little of f32's 24 bits is lost; an integer is 2^16 · high + 2^8 · middle + low, each an i8. A block's sum of
-// products is exact but for one rounding. llama.cpp's products with q8_1 have inputs of 8 bits.
+// products is rounded at its end alone, when the planes are joined. llama.cpp's products with q8_1 have inputs of 8 bits.
 // LANES neighbours share a row pair as in matvec.wgsl. Workgroups are as large as can be and few, one for each
 // multiprocessor: every workgroup makes the integers anew.
 //
