@@ -134,8 +134,17 @@ pub(crate) const fn without_comments<const N: usize>(text: &[u8]) -> ([u8; N], u
 
 /// How lanes add up their sums; the tier `subgroup` has another file in its place.
 pub const SHARE: &str = wgsl!("../shaders/shared/share.wgsl");
+/// Products of a few columns, with [`SHARE`].
+pub const MATVEC: &str = wgsl!("../shaders/shared/matvec.wgsl");
 /// How tiles of products are made; the tier `matrix` has other files in its place.
 pub const MATMUL: &str = wgsl!("../shaders/shared/matmul.wgsl");
+
+/// Files of the plain composition, each with the one that has its place in another; "" for none.
+pub type Places = &'static [(&'static str, &'static str)];
+/// [`Variant::Integers`] of products.
+pub const INTEGERS: Places = &[(MATVEC, platform::MATVEC_INTEGERS), (SHARE, "")];
+/// [`Variant::Tiled`] of products.
+pub const TILES: Places = &[(MATVEC, MATMUL), (SHARE, "")];
 
 /// Invocations in a workgroup: 64 suits every GPU that WebGPU runs on. Only `nll` and, on GPUs, `sample`,
 /// where one workgroup has a whole column of logits, take as many as a default device allows, 256.
@@ -150,7 +159,7 @@ pub struct Kernel {
     /// The whole shader: shared files, then the kernel's own.
     pub wgsl: &'static [&'static str],
     /// Its other compositions.
-    pub variants: &'static [(Variant, &'static [&'static str])],
+    pub variants: &'static [(Variant, Places)],
     /// The bindings in order, `params` first.
     pub bindings: &'static [Binding],
     /// The same computation on the CPU.
@@ -159,18 +168,22 @@ pub struct Kernel {
 
 impl Kernel {
     /// The files of a composition; the plain one where the kernel has no such variant.
-    pub fn files(&self, variant: Variant) -> &'static [&'static str] {
+    fn files(&self, variant: Variant) -> impl Iterator<Item = &'static str> {
         let other = self.variants.iter().find(|(known, _)| *known == variant);
-        other.map_or(self.wgsl, |(_, wgsl)| *wgsl)
+        let places = other.map_or(&[][..], |(_, places)| *places);
+        let file =
+            move |plain: &&'static str| places.iter().find(|(of, _)| of == plain).map_or(*plain, |(_, file)| *file);
+        self.wgsl.iter().map(file).filter(|file| !file.is_empty())
     }
 
     /// Whether a tier has a text of its own for this composition.
     pub fn differs(&self, variant: Variant, tier: Tier) -> bool {
-        match tier {
-            Tier::Portable => false,
-            Tier::Subgroup => self.files(variant).contains(&SHARE),
-            Tier::Matrix | Tier::SmallMatrix => self.files(variant).contains(&MATMUL),
-        }
+        let own = match tier {
+            Tier::Portable => return false,
+            Tier::Subgroup => SHARE,
+            Tier::Matrix | Tier::SmallMatrix => MATMUL,
+        };
+        self.files(variant).any(|file| file == own)
     }
 
     /// The composed WGSL text.
@@ -180,12 +193,12 @@ impl Kernel {
             Tier::SmallMatrix if self.differs(variant, tier) => Some(platform::COOP_8),
             _ => None,
         };
-        let in_tier = |part: &&'static str| match (*part, tier) {
+        let in_tier = |file| match (file, tier) {
             (SHARE, Tier::Subgroup) => wgsl!("../shaders/shared/share_subgroup.wgsl"),
             (MATMUL, Tier::Matrix | Tier::SmallMatrix) => platform::MATMUL_COOP,
-            (part, _) => part,
+            (file, _) => file,
         };
-        first.into_iter().chain(self.files(variant).iter().map(in_tier)).collect::<Vec<_>>().join("\n")
+        first.into_iter().chain(self.files(variant).map(in_tier)).collect::<Vec<_>>().join("\n")
     }
 
     /// The plain composition and the others.

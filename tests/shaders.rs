@@ -130,6 +130,15 @@ fn workgroup_memory(module: &Module) -> u32 {
 }
 
 #[test]
+fn what_a_variant_replaces_is_there() {
+    for kernel in ALL {
+        for (variant, places) in kernel.variants {
+            assert!(places.iter().all(|(plain, _)| kernel.wgsl.contains(plain)), "{kernel:?} {variant:?}");
+        }
+    }
+}
+
+#[test]
 fn bindings_are_those_of_the_descriptor() {
     for (kernel, variant) in compositions() {
         let module = module_of(kernel, variant);

@@ -67,6 +67,9 @@ pub struct Params {
     pub cap: f32,
 }
 
+const ATTENTION: &str = wgsl!("../../shaders/attention.wgsl");
+const SLOTS: &str = wgsl!("../../shaders/shared/slots.wgsl");
+
 /// Grid: (`n_heads / heads`, columns). Overrides: `CACHE_F32`, `HEADS`.
 /// `q` as [`super::qkv`] leaves it; `out` is `[column][n_heads][head_dim]`.
 ///
@@ -82,29 +85,12 @@ pub const KERNEL: Kernel = Kernel {
         wgsl!("../../shaders/shared/columns.wgsl"),
         wgsl!("../../shaders/shared/cache.wgsl"),
         wgsl!("../../shaders/shared/exp.wgsl"),
-        wgsl!("../../shaders/shared/slots.wgsl"),
-        wgsl!("../../shaders/attention.wgsl"),
+        SLOTS,
+        ATTENTION,
     ],
     variants: &[
-        (
-            Variant::Split,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/cache.wgsl"),
-                wgsl!("../../shaders/shared/exp.wgsl"),
-                wgsl!("../../shaders/shared/slots.wgsl"),
-                wgsl!("../../shaders/attention_split.wgsl"),
-            ],
-        ),
-        (
-            Variant::Tiled,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/cache.wgsl"),
-                wgsl!("../../shaders/shared/exp.wgsl"),
-                wgsl!("../../shaders/attention_tiled.wgsl"),
-            ],
-        ),
+        (Variant::Split, &[(ATTENTION, wgsl!("../../shaders/attention_split.wgsl"))]),
+        (Variant::Tiled, &[(ATTENTION, wgsl!("../../shaders/attention_tiled.wgsl")), (SLOTS, "")]),
     ],
     bindings: &[
         uniform("params"),

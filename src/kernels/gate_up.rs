@@ -5,8 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::activation::Activation;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
-use crate::platform;
+use crate::kernel::{INTEGERS, Kernel, MATVEC, SHARE, TILES, Variant, read, uniform, wgsl, write};
 
 /// Mirrors `Params` in `shaders/gate_up.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -38,42 +37,13 @@ pub const KERNEL: Kernel = Kernel {
         wgsl!("../../shaders/shared/mean.wgsl"),
         wgsl!("../../shaders/shared/added.wgsl"),
         wgsl!("../../shaders/shared/norm.wgsl"),
-        wgsl!("../../shaders/shared/matvec.wgsl"),
+        MATVEC,
         SHARE,
         wgsl!("../../shaders/shared/exp.wgsl"),
         wgsl!("../../shaders/shared/activation.wgsl"),
         wgsl!("../../shaders/gate_up.wgsl"),
     ],
-    variants: &[
-        (
-            Variant::Integers,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/weights.wgsl"),
-                wgsl!("../../shaders/shared/mean.wgsl"),
-                wgsl!("../../shaders/shared/added.wgsl"),
-                wgsl!("../../shaders/shared/norm.wgsl"),
-                platform::MATVEC_INTEGERS,
-                wgsl!("../../shaders/shared/exp.wgsl"),
-                wgsl!("../../shaders/shared/activation.wgsl"),
-                wgsl!("../../shaders/gate_up.wgsl"),
-            ],
-        ),
-        (
-            Variant::Tiled,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/weights.wgsl"),
-                wgsl!("../../shaders/shared/mean.wgsl"),
-                wgsl!("../../shaders/shared/added.wgsl"),
-                wgsl!("../../shaders/shared/norm.wgsl"),
-                MATMUL,
-                wgsl!("../../shaders/shared/exp.wgsl"),
-                wgsl!("../../shaders/shared/activation.wgsl"),
-                wgsl!("../../shaders/gate_up.wgsl"),
-            ],
-        ),
-    ],
+    variants: &[(Variant::Integers, INTEGERS), (Variant::Tiled, TILES)],
     bindings: &[
         uniform("params"),
         uniform("columns"),

@@ -5,8 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::matmul::{Added, Input, Matrix, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
-use crate::platform;
+use crate::kernel::{INTEGERS, Kernel, MATVEC, SHARE, TILES, Variant, read, uniform, wgsl, write};
 
 /// Mirrors `Params` in `shaders/project.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -34,6 +33,10 @@ pub struct Params {
     pub eps: f32,
 }
 
+/// What one product's input is read by: as it is, or from what attention left in parts.
+const WHOLE_INPUT: &str = wgsl!("../../shaders/shared/whole_input.wgsl");
+const PARTS: (&str, &str) = (WHOLE_INPUT, wgsl!("../../shaders/shared/split_input.wgsl"));
+
 /// Grid: (row pairs / pairs of a workgroup, columns / COLUMNS). Overrides: `LAYOUT`, `BIAS`, `ADDED`; for [`Variant::Tiled`] `TILE`, else
 /// `LANES`, `WORKGROUP`, `COLUMNS`, for integers `STAGE`; for [`Variant::Split`] also `SPLITS`: there `input` is what attention of as many parts left.
 pub const KERNEL: Kernel = Kernel {
@@ -41,63 +44,18 @@ pub const KERNEL: Kernel = Kernel {
     wgsl: &[
         wgsl!("../../shaders/shared/columns.wgsl"),
         wgsl!("../../shaders/shared/weights.wgsl"),
-        wgsl!("../../shaders/shared/matvec.wgsl"),
+        MATVEC,
         SHARE,
         wgsl!("../../shaders/shared/mean.wgsl"),
         wgsl!("../../shaders/shared/added.wgsl"),
-        wgsl!("../../shaders/shared/whole_input.wgsl"),
+        WHOLE_INPUT,
         wgsl!("../../shaders/project.wgsl"),
     ],
     variants: &[
-        (
-            Variant::Integers,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/weights.wgsl"),
-                platform::MATVEC_INTEGERS,
-                wgsl!("../../shaders/shared/mean.wgsl"),
-                wgsl!("../../shaders/shared/added.wgsl"),
-                wgsl!("../../shaders/shared/whole_input.wgsl"),
-                wgsl!("../../shaders/project.wgsl"),
-            ],
-        ),
-        (
-            Variant::SplitIntegers,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/weights.wgsl"),
-                platform::MATVEC_INTEGERS,
-                wgsl!("../../shaders/shared/mean.wgsl"),
-                wgsl!("../../shaders/shared/added.wgsl"),
-                wgsl!("../../shaders/shared/split_input.wgsl"),
-                wgsl!("../../shaders/project.wgsl"),
-            ],
-        ),
-        (
-            Variant::Split,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/weights.wgsl"),
-                wgsl!("../../shaders/shared/matvec.wgsl"),
-                SHARE,
-                wgsl!("../../shaders/shared/mean.wgsl"),
-                wgsl!("../../shaders/shared/added.wgsl"),
-                wgsl!("../../shaders/shared/split_input.wgsl"),
-                wgsl!("../../shaders/project.wgsl"),
-            ],
-        ),
-        (
-            Variant::Tiled,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/weights.wgsl"),
-                MATMUL,
-                wgsl!("../../shaders/shared/mean.wgsl"),
-                wgsl!("../../shaders/shared/added.wgsl"),
-                wgsl!("../../shaders/shared/whole_input.wgsl"),
-                wgsl!("../../shaders/project.wgsl"),
-            ],
-        ),
+        (Variant::Integers, INTEGERS),
+        (Variant::SplitIntegers, &[INTEGERS[0], INTEGERS[1], PARTS]),
+        (Variant::Split, &[PARTS]),
+        (Variant::Tiled, TILES),
     ],
     bindings: &[
         uniform("params"),

@@ -8,8 +8,7 @@ use super::cache::CacheType;
 use super::heads::Heads;
 use super::matmul::{Input, Matrix, Norm, matmul};
 use crate::executor::cpu::Call;
-use crate::kernel::{Kernel, MATMUL, SHARE, Variant, read, uniform, wgsl, write};
-use crate::platform;
+use crate::kernel::{INTEGERS, Kernel, MATVEC, SHARE, TILES, Variant, read, uniform, wgsl, write};
 
 /// Mirrors `Params` in `shaders/qkv.wgsl`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -64,45 +63,14 @@ pub const KERNEL: Kernel = Kernel {
         wgsl!("../../shaders/shared/mean.wgsl"),
         wgsl!("../../shaders/shared/added.wgsl"),
         wgsl!("../../shaders/shared/norm.wgsl"),
-        wgsl!("../../shaders/shared/matvec.wgsl"),
+        MATVEC,
         SHARE,
         wgsl!("../../shaders/shared/rope.wgsl"),
         wgsl!("../../shaders/shared/cache.wgsl"),
         wgsl!("../../shaders/shared/heads.wgsl"),
         wgsl!("../../shaders/qkv.wgsl"),
     ],
-    variants: &[
-        (
-            Variant::Integers,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/weights.wgsl"),
-                wgsl!("../../shaders/shared/mean.wgsl"),
-                wgsl!("../../shaders/shared/added.wgsl"),
-                wgsl!("../../shaders/shared/norm.wgsl"),
-                platform::MATVEC_INTEGERS,
-                wgsl!("../../shaders/shared/rope.wgsl"),
-                wgsl!("../../shaders/shared/cache.wgsl"),
-                wgsl!("../../shaders/shared/heads.wgsl"),
-                wgsl!("../../shaders/qkv.wgsl"),
-            ],
-        ),
-        (
-            Variant::Tiled,
-            &[
-                wgsl!("../../shaders/shared/columns.wgsl"),
-                wgsl!("../../shaders/shared/weights.wgsl"),
-                wgsl!("../../shaders/shared/mean.wgsl"),
-                wgsl!("../../shaders/shared/added.wgsl"),
-                wgsl!("../../shaders/shared/norm.wgsl"),
-                MATMUL,
-                wgsl!("../../shaders/shared/rope.wgsl"),
-                wgsl!("../../shaders/shared/cache.wgsl"),
-                wgsl!("../../shaders/shared/heads.wgsl"),
-                wgsl!("../../shaders/qkv.wgsl"),
-            ],
-        ),
-    ],
+    variants: &[(Variant::Integers, INTEGERS), (Variant::Tiled, TILES)],
     bindings: &[
         uniform("params"),
         uniform("columns"),
