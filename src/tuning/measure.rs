@@ -1,4 +1,5 @@
-//! Times tunings on the device itself: two layers and the output of one token, at a full cache. And tiers: two layers of a chunk.
+//! Times tunings on the device itself: two layers and the output of one token, at a full cache; the two layers count for all. And
+//! tiers: two layers of a chunk.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -19,8 +20,9 @@ use crate::tuning::Tuning;
 const MOST_SECONDS: f64 = 0.8;
 /// Tokens that are timed together.
 const TOKENS: u32 = 16;
-/// What of a token is timed.
-const PARTS: [&str; 3] = ["blk.0", "blk.1", "output"];
+/// The layers that are timed: in some models every other one has a window of its own.
+const LAYERS: [&str; 2] = ["blk.0", "blk.1"];
+const OUTPUT: &str = "output";
 /// Chunks that are timed together.
 const CHUNKS: u32 = 4;
 /// What the tier `matrix` may be off to be used, root mean square, as a part of the residual stream's. Twice the most of five
@@ -76,18 +78,27 @@ pub(crate) async fn measure(
         if spent > MOST_SECONDS {
             return Ok(None);
         }
-        let (_, _, mut other) = lay_out(gguf, settings, tuning, binding_bytes(Some(&gpu)))?;
-        let decode = other.plans.swap_remove(other.decode.plan_for(1));
-        let dispatches = decode.dispatches.into_iter().filter(is_part).collect();
-        let seconds = executor.seconds(&gpu, &Plan { dispatches, ..decode }, TOKENS).await?;
-        spent += seconds * f64::from(TOKENS);
-        Ok(Some(seconds))
+        let (config, _, mut other) = lay_out(gguf, settings, tuning, binding_bytes(Some(&gpu)))?;
+        let Plan { name, columns, dispatches } = other.plans.swap_remove(other.decode.plan_for(1));
+        let dispatches =
+            dispatches.into_iter().filter(|dispatch| is_of(&LAYERS, dispatch) || is_of(&[OUTPUT], dispatch));
+        let (layers, output) = dispatches.partition(|dispatch| is_of(&LAYERS, dispatch));
+        let weight = f64::from(config.n_layers) / f64::from(config.n_layers.min(LAYERS.len() as u32));
+        let mut token = 0.0;
+        for (dispatches, weight) in [(layers, weight), (output, 1.0)] {
+            let part = Plan { name: name.clone(), columns, dispatches };
+            let seconds = executor.seconds(&gpu, &part, TOKENS).await?;
+            spent += seconds * f64::from(TOKENS);
+            token += seconds * weight;
+        }
+        Ok(Some(token))
     };
     start.improve(gpu.invocations(), time).await
 }
 
-fn is_part(dispatch: &Dispatch) -> bool {
-    PARTS.iter().any(|part| dispatch.label.split('.').take(2).eq(part.split('.')))
+/// Whether a dispatch belongs to one of these parts of a token.
+fn is_of(parts: &[&str], dispatch: &Dispatch) -> bool {
+    parts.iter().any(|part| dispatch.label.split('.').take(2).eq(part.split('.')))
 }
 
 /// The device in the tier `matrix` if that is faster and its results are the same up to rounding, else as it is. Overwrites the
@@ -106,7 +117,8 @@ pub(crate) async fn in_faster_tier(
     let (config, _, mut other) = lay_out(gguf, settings, tuning, binding_bytes(Some(&usual)))?;
     let chunk = other.plans.swap_remove(other.prefill.plan_for(other.prefill.most_columns()));
     let dispatches = chunk.dispatches.into_iter();
-    let dispatches = dispatches.filter(|dispatch| dispatch.kernel.name == "embed" || is_part(dispatch)).collect();
+    let dispatches =
+        dispatches.filter(|dispatch| dispatch.kernel.name == "embed" || is_of(&LAYERS, dispatch)).collect();
     let plan = Plan { dispatches, ..chunk };
     let differs = |dispatch: &Dispatch| dispatch.kernel.differs(dispatch.variant, matrix.tier());
     let Some(x) = model.buffers.find("x").filter(|_| plan.dispatches.iter().any(differs)) else { return Ok(usual) };
