@@ -72,9 +72,16 @@ fn resolve(tier: Tier, features: wgpu::Features, matrix: Option<Tier>) -> Option
 
 /// What the tier `matrix` asks of a device.
 const MATRIX: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
-/// Bytes of workgroup memory that it takes at most, with one buffer of operands and with two. So many as those are also what the
-/// large workgroups of `shaders/shared/matvec_integers.wgsl` take.
+/// Bytes of workgroup memory that it takes at most, with one buffer of operands and with two.
 pub const MATRIX_MEMORY: [u32; 2] = [32 << 10, 48 << 10];
+/// Bytes of it that the largest workgroups of `shaders/shared/matvec_integers.wgsl` take at most.
+pub const INTEGERS_MEMORY: u32 = 48 << 10;
+
+/// Whether products with integers run on an adapter. Not but on Vulkan: neighbours write components of one vector, which
+/// Metal and Direct3D may do by writing the whole.
+fn has_integers(info: &wgpu::AdapterInfo) -> bool {
+    !platform::MATVEC_INTEGERS.is_empty() && info.backend == wgpu::Backend::Vulkan
+}
 
 /// Invocations of a workgroup that it takes at most: eight subgroups.
 fn matrix_invocations(adapter: &wgpu::Adapter) -> u32 {
@@ -192,9 +199,9 @@ impl Gpu {
         let info = adapter.get_info();
         let most = adapter.limits();
         let defaults = wgpu::Limits::defaults();
-        let [few, many] = if platform::MATVEC_INTEGERS.is_empty() { [0; 2] } else { INVOCATIONS };
-        let memory = if matrix.is_some() || many > few { MATRIX_MEMORY[1] } else { 0 };
-        let invocations = if matrix.is_some() { matrix_invocations(adapter) } else { 0 }.max(many);
+        let of_matrix = matrix.map_or([0; 2], |_| [MATRIX_MEMORY[1], matrix_invocations(adapter)]);
+        let of_integers = if has_integers(&info) { [INTEGERS_MEMORY, INVOCATIONS[1]] } else { [0; 2] };
+        let [memory, invocations] = [0, 1].map(|i| of_matrix[i].max(of_integers[i]));
         let required_limits = wgpu::Limits {
             max_compute_workgroup_storage_size: defaults
                 .max_compute_workgroup_storage_size
@@ -321,12 +328,12 @@ impl Gpu {
     }
 
     /// Invocations of a workgroup of products with integers, at most; 0 if there are none. See [`Tuning::invocations`].
-    pub(crate) fn invocations(&self) -> u32 {
+    pub fn invocations(&self) -> u32 {
         let limits = self.device.limits();
         let [few, many] = INVOCATIONS;
         match () {
-            () if platform::MATVEC_INTEGERS.is_empty() => 0,
-            () if limits.max_compute_workgroup_storage_size < MATRIX_MEMORY[1] => few,
+            () if !has_integers(&self.info) => 0,
+            () if limits.max_compute_workgroup_storage_size < INTEGERS_MEMORY => few,
             () => many.min(limits.max_compute_invocations_per_workgroup).min(limits.max_compute_workgroup_size_x),
         }
     }

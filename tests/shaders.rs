@@ -8,8 +8,9 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, Scalar, ScalarKind, StorageAccess, TypeInner};
 use sinkstream::Error;
 use sinkstream::executor::gpu::GpuExecutor;
-use sinkstream::gpu::{Gpu, MATRIX_MEMORY};
+use sinkstream::gpu::{Gpu, INTEGERS_MEMORY, MATRIX_MEMORY};
 use sinkstream::kernel::{Access, Kernel, Tier, Variant};
+use sinkstream::kernels::matmul::Cut;
 use sinkstream::kernels::{
     ALL, attention, embed, gate_up, head_norm, linear, memory_fold, memory_read, nll, probe, project, qkv, sample,
 };
@@ -106,6 +107,24 @@ fn those_with_cooperative_matrices_are_valid_too() {
         }
     }
     assert_eq!(count, 8, "qkv, linear, gate_up and project");
+}
+
+#[test]
+fn integers_fit_what_a_device_has() {
+    let of_integers = |(_, variant): &(_, Variant)| matches!(variant, Variant::Integers | Variant::SplitIntegers);
+    for (kernel, variant) in compositions().filter(of_integers) {
+        let module = module_of(kernel, variant);
+        for (invocations, most) in [(256, 16 << 10), (1024, INTEGERS_MEMORY)] {
+            for (pairs, blocks) in
+                [1, 31, 96, 2_048, 128_256].iter().flat_map(|&pairs| [2, 48, 256, 344].map(|blocks| (pairs, blocks)))
+            {
+                let Cut { lanes, workgroup, stage } = Cut::of_integers(invocations, pairs, blocks);
+                let constants = [("LANES", lanes), ("WORKGROUP", workgroup), ("STAGE", stage), ("SPLITS", 8)];
+                let bytes = workgroup_memory(&specialised(&module, CORE, &constants));
+                assert!((1..=most).contains(&bytes), "{kernel:?}, {pairs} pairs of {blocks} blocks: {bytes} bytes");
+            }
+        }
+    }
 }
 
 /// The shader with these constants, and 0 for the others that have no value.

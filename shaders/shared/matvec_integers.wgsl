@@ -31,8 +31,8 @@ fn is_staged() -> bool {
 // Makes four inputs known to their block.
 fn raise_peak(word: u32, words: u32, x: vec4<f32>) {
     if (word < words) {
-        let most = max(max(abs(x.x), abs(x.y)), max(abs(x.z), abs(x.w)));
-        atomicMax(&peaks[word / 8u], bitcast<u32>(most));
+        let bits = bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu); // in the order of what they are, and above all what is no number
+        atomicMax(&peaks[word / 8u], max(max(bits.x, bits.y), max(bits.z, bits.w)));
     }
 }
 

@@ -10,6 +10,8 @@ use crate::tuning::{self, Tuning};
 
 /// Where the fastest tunings are remembered.
 const TUNING_FILE: &str = "tuning.json";
+/// No other tuning is tried once so much time was measured: loading should not be felt to wait.
+const MOST_SECONDS: f64 = 0.8;
 
 impl Settings {
     /// The GPU to run on, in the tier asked for, if any; `None` for the CPU executor.
@@ -41,27 +43,28 @@ impl Engine {
         }
         let is_remembered = settings.autotune.is_none();
         let memory = platform::remembered(TUNING_FILE).filter(|_| is_remembered).unwrap_or_default();
-        let changed = self.tune_by(&memory).await?;
+        let changed = self.tune_by(&memory, MOST_SECONDS).await?;
         if let Some(memory) = changed.filter(|_| is_remembered) {
             platform::remember(TUNING_FILE, &memory);
         }
         Ok(())
     }
 
-    /// As [`Self::tune`], by what `memory` says or else by measuring; then `memory` with what was found, if all was tried.
-    async fn tune_by(&mut self, memory: &str) -> Result<Option<String>> {
+    /// As [`Self::tune`], by what `memory` says or else by measuring for so long; then `memory` with what was found, if all was tried.
+    async fn tune_by(&mut self, memory: &str, most_seconds: f64) -> Result<Option<String>> {
         let Executor::Gpu(executor) = &mut self.executor else { return Ok(None) };
         let settings = &mut self.settings;
         let start = settings.tuning_on(Some(executor.gpu()));
         let key = tuning::key(executor, settings.tier, &self.config, &self.keep, &self.model);
-        let remembered = Tuning::recall(memory, &key);
+        let most_invocations = executor.gpu().invocations(); // the key does not say with what limits the device was opened
+        let remembered = Tuning::recall(memory, &key).filter(|(tuning, _)| tuning.invocations <= most_invocations);
         let remembered = remembered.and_then(|(tuning, tier)| Some((tuning, executor.gpu().clone().at(tier).ok()?)));
         let mut changed = None;
         let (tuning, gpu) = match remembered {
             Some(found) => found,
             None => {
                 let (asked, laid_out) = ((&self.gguf, &*settings), (&self.keep, &self.model));
-                let (tuning, is_whole) = tuning::measure(start, executor, asked, laid_out).await?;
+                let (tuning, is_whole) = tuning::measure((start, most_seconds), executor, asked, laid_out).await?;
                 let gpu = tuning::in_faster_tier(tuning, executor, asked, laid_out).await?;
                 changed = is_whole.then(|| tuning.remember(gpu.tier(), memory, &key));
                 (tuning, gpu)
@@ -91,7 +94,7 @@ mod tests {
             Settings { device, window: Some(28), chunk: 8, tuning: Some(Tuning::GPU), ..Settings::default() };
         let model = include_bytes!("../../tests/golden/q8.gguf").to_vec();
         let mut engine = Engine::load(Source::memory("q8", model), &settings, &mut |_| {}).await.unwrap();
-        let changed = engine.tune_by(memory).await.unwrap();
+        let changed = engine.tune_by(memory, f64::INFINITY).await.unwrap();
         (engine.settings.tuning.unwrap(), changed)
     }
 

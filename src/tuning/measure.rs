@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::config::{Config, Keep};
 use crate::engine::{Settings, lay_out};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::executor::gpu::GpuExecutor;
 use crate::gguf::Gguf;
 use crate::gpu::{Gpu, binding_bytes};
@@ -13,19 +13,21 @@ use crate::kernel::Tier;
 use crate::kernels::ALL;
 use crate::kv_ring::KvRing;
 use crate::model::Model;
-use crate::plan::{Column, ColumnsHeader, Dispatch, Plan, Purpose};
+use crate::plan::{BufferId, Column, ColumnsHeader, Dispatch, Plan, Purpose};
 use crate::tuning::Tuning;
 
-/// No other tuning is tried once so much time was measured: loading should not be felt to wait.
-const MOST_SECONDS: f64 = 0.8;
 /// Tokens that are timed together.
 const TOKENS: u32 = 16;
 /// The layers that are timed: in some models every other one has a window of its own.
 const LAYERS: [&str; 2] = ["blk.0", "blk.1"];
 const OUTPUT: &str = "output";
+/// What makes the residual stream that results are compared by.
+const STREAM: [&str; 3] = ["token_embd", LAYERS[0], LAYERS[1]];
+/// Tokens of a chunk are multiples of it, all different; one token is this.
+const SOME_TOKEN: u32 = 7919;
 /// Chunks that are timed together.
 const CHUNKS: u32 = 4;
-/// What the tier `matrix` may be off to be used, root mean square, as a part of the residual stream's. Twice the most of five
+/// What the tier `matrix` or integers may be off to be used, root mean square, as a part of the residual stream's. Twice the most of five
 /// models, which cost 0.0037 nats at most; results that are wrong are off by hundreds of times as much: `docs/checks.md`.
 const MOST_OFF: f64 = 2e-3;
 
@@ -56,49 +58,93 @@ fn shaders() -> u64 {
     hasher.finish()
 }
 
-/// The fastest tuning that is found from `start` on, and whether all were tried. Overwrites the columns and, in the
-/// cache, the slot behind the last.
+/// The fastest tuning that is found from `start` on, and whether all were tried before so many seconds were measured. Overwrites
+/// the columns, activations and, in the cache, the slot behind the last.
 ///
 /// # Errors
-/// Those of the executor.
+/// Those of the executor, where it is not a tuning that the device refuses.
 pub(crate) async fn measure(
-    start: Tuning,
+    (start, most_seconds): (Tuning, f64),
     executor: &mut GpuExecutor,
     (gguf, settings): (&Gguf, &Settings),
     (keep, model): (&Keep, &Model),
 ) -> Result<(Tuning, bool)> {
     let mut spent = 0.0; // without what compilation takes: no search would come to its end on a slow driver
     let full = keep.sinks + keep.window;
-    let column =
-        Column { position: full, slot: full, cached: full, sinks: keep.sinks, capacity: full, ..Column::default() };
+    let gpu = executor.gpu().clone();
+    let decode = |tuning| {
+        let (config, _, mut laid_out) = lay_out(gguf, settings, tuning, binding_bytes(Some(&gpu)))?;
+        Ok((config, laid_out.plans.swap_remove(laid_out.decode.plan_for(1))))
+    };
+    let (config, usual) = decode(start)?;
+    let token = SOME_TOKEN % config.vocab_size;
+    let column = Column {
+        token,
+        position: full,
+        slot: full,
+        cached: full,
+        sinks: keep.sinks,
+        capacity: full,
+        ..Column::default()
+    };
     let header = ColumnsHeader { active: 1, pad: [0; 3] };
     executor.write(model.columns, 0, &[bytemuck::bytes_of(&header), bytemuck::bytes_of(&column)].concat())?;
-    let gpu = executor.gpu().clone();
+    let weight = f64::from(config.n_layers) / f64::from(config.n_layers.min(LAYERS.len() as u32));
     let time = async |tuning: Tuning| {
-        if spent > MOST_SECONDS {
+        if spent > most_seconds {
             return Ok(None);
         }
-        let (config, _, mut other) = lay_out(gguf, settings, tuning, binding_bytes(Some(&gpu)))?;
-        let Plan { name, columns, dispatches } = other.plans.swap_remove(other.decode.plan_for(1));
-        let dispatches =
-            dispatches.into_iter().filter(|dispatch| is_of(&LAYERS, dispatch) || is_of(&[OUTPUT], dispatch));
-        let (layers, output) = dispatches.partition(|dispatch| is_of(&LAYERS, dispatch));
-        let weight = f64::from(config.n_layers) / f64::from(config.n_layers.min(LAYERS.len() as u32));
+        let (_, plan) = decode(tuning)?;
         let mut token = 0.0;
-        for (dispatches, weight) in [(layers, weight), (output, 1.0)] {
-            let part = Plan { name: name.clone(), columns, dispatches };
-            let seconds = executor.seconds(&gpu, &part, TOKENS).await?;
-            spent += seconds * f64::from(TOKENS);
-            token += seconds * weight;
+        for (parts, weight) in [(&LAYERS[..], weight), (&[OUTPUT], 1.0)] {
+            match executor.seconds(&gpu, &part_of(&plan, parts), TOKENS).await {
+                Ok(seconds) => {
+                    spent += seconds * f64::from(TOKENS);
+                    token += seconds * weight;
+                }
+                Err(lost @ Error::DeviceLost(_)) => return Err(lost),
+                Err(_) => return Ok(Some(f64::INFINITY)), // refused
+            }
         }
         Ok(Some(token))
     };
-    start.improve(gpu.invocations(), time).await
+    let (best, is_whole) = start.improve(gpu.invocations(), time).await?;
+    if let (1.., Some(x)) = (best.invocations, stream(model)) {
+        let (_, expected) = run(executor, &gpu, &part_of(&usual, &STREAM), x).await?;
+        let (_, found) = run(executor, &gpu, &part_of(&decode(best)?.1, &STREAM), x).await?;
+        if !is_right(&found, &expected) {
+            return Ok((Tuning { invocations: 0, ..best }, is_whole));
+        }
+    }
+    Ok((best, is_whole))
 }
 
-/// Whether a dispatch belongs to one of these parts of a token.
-fn is_of(parts: &[&str], dispatch: &Dispatch) -> bool {
-    parts.iter().any(|part| dispatch.label.split('.').take(2).eq(part.split('.')))
+/// These parts of a plan.
+fn part_of(plan: &Plan, parts: &[&str]) -> Plan {
+    let is_of = |label: &str| parts.iter().any(|part| label.split('.').take(2).eq(part.split('.')));
+    let dispatches = plan.dispatches.iter().filter(|dispatch| is_of(&dispatch.label)).cloned().collect();
+    Plan { name: plan.name.clone(), columns: plan.columns, dispatches }
+}
+
+/// The residual stream and its bytes.
+fn stream(model: &Model) -> Option<(BufferId, u64)> {
+    let x = model.buffers.find("x")?;
+    Some((x, model.buffers.spec(x).bytes))
+}
+
+/// Seconds that a plan takes, and the residual stream that it makes.
+async fn run(executor: &mut GpuExecutor, gpu: &Gpu, plan: &Plan, x: (BufferId, u64)) -> Result<(f64, Vec<f32>)> {
+    let seconds = executor.seconds(gpu, plan, CHUNKS).await?;
+    let mut values = vec![0.0_f32; x.1 as usize / 4];
+    executor.read(x.0, 0, bytemuck::cast_slice_mut(&mut values)).await?;
+    Ok((seconds, values))
+}
+
+/// Whether results are those expected, up to rounding.
+fn is_right(found: &[f32], expected: &[f32]) -> bool {
+    let off: f64 = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let whole: f64 = expected.iter().map(|value| f64::from(*value).powi(2)).sum();
+    off <= MOST_OFF * MOST_OFF * whole // false where something is not a number
 }
 
 /// The device in the tier `matrix` if that is faster and its results are the same up to rounding, else as it is. Overwrites the
@@ -116,32 +162,18 @@ pub(crate) async fn in_faster_tier(
     let (Ok(matrix), None) = (usual.clone().at(Tier::Matrix), settings.tier) else { return Ok(usual) };
     let (config, _, mut other) = lay_out(gguf, settings, tuning, binding_bytes(Some(&usual)))?;
     let chunk = other.plans.swap_remove(other.prefill.plan_for(other.prefill.most_columns()));
-    let dispatches = chunk.dispatches.into_iter();
-    let dispatches =
-        dispatches.filter(|dispatch| dispatch.kernel.name == "embed" || is_of(&LAYERS, dispatch)).collect();
-    let plan = Plan { dispatches, ..chunk };
+    let plan = part_of(&chunk, &STREAM);
     let differs = |dispatch: &Dispatch| dispatch.kernel.differs(dispatch.variant, matrix.tier());
-    let Some(x) = model.buffers.find("x").filter(|_| plan.dispatches.iter().any(differs)) else { return Ok(usual) };
+    let Some(x) = stream(model).filter(|_| plan.dispatches.iter().any(differs)) else { return Ok(usual) };
     let ring = KvRing::new(keep.sinks, keep.window, model.slack);
-    let columns: Vec<Column> = (0..plan.columns).map(|n| ring.column(n, n * 7919 % config.vocab_size, 0)).collect();
+    let column = |n| ring.column(n, n * SOME_TOKEN % config.vocab_size, 0);
+    let columns: Vec<Column> = (0..plan.columns).map(column).collect();
     let header = ColumnsHeader { active: plan.columns, pad: [0; 3] };
     executor.write(model.columns, 0, &[bytemuck::bytes_of(&header), bytemuck::cast_slice(&columns)].concat())?;
-    let mut run = async |gpu: &Gpu| {
-        let seconds = executor.seconds(gpu, &plan, CHUNKS).await?;
-        let mut values = vec![0.0_f32; model.buffers.spec(x).bytes as usize / 4];
-        executor.read(x, 0, bytemuck::cast_slice_mut(&mut values)).await?;
-        Ok((seconds, values))
-    };
-    let expected = run(&usual).await?;
-    let found: Result<_> = run(&matrix).await; // what is experimental may fail
-    Ok(if found.is_ok_and(|found| is_better(&found, &expected)) { matrix } else { usual })
-}
-
-/// Whether these results are as good as those expected, and in clearly fewer seconds.
-fn is_better((seconds, found): &(f64, Vec<f32>), (usual, expected): &(f64, Vec<f32>)) -> bool {
-    let off: f64 = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    let whole: f64 = expected.iter().map(|value| f64::from(*value).powi(2)).sum();
-    *seconds < 0.97 * usual && off <= MOST_OFF * MOST_OFF * whole // false where something is not a number
+    let (seconds, expected) = run(executor, &usual, &plan, x).await?;
+    let found: Result<_> = run(executor, &matrix, &plan, x).await; // what is experimental may fail
+    let is_better = |(found, stream): &(f64, Vec<f32>)| *found < 0.97 * seconds && is_right(stream, &expected);
+    Ok(if found.as_ref().is_ok_and(is_better) { matrix } else { usual })
 }
 
 #[cfg(test)]
@@ -149,19 +181,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_faster_and_right_is_better() {
-        let usual = (1.0, vec![1000.0, -0.5]);
-        for (seconds, values, wanted) in [
-            (0.5, [1000.0, -0.5], true),
-            (0.5, [1001.0, -0.4], true),
-            (0.98, [1000.0, -0.5], false),
-            (0.5, [1000.0, 2.5], false),
-            (0.5, [0.0, 0.0], false),
-            (0.5, [1000.0, f32::NAN], false),
+    fn only_what_is_right_up_to_rounding_is_taken() {
+        let expected = [1000.0, -0.5];
+        for (values, wanted) in [
+            ([1000.0, -0.5], true),
+            ([1001.0, -0.4], true),
+            ([1000.0, 2.5], false),
+            ([0.0, 0.0], false),
+            ([1000.0, f32::NAN], false),
         ] {
-            assert_eq!(is_better(&(seconds, values.to_vec()), &usual), wanted, "{seconds} s: {values:?}");
+            assert_eq!(is_right(&values, &expected), wanted, "{values:?}");
         }
-        let broken = (1.0, vec![f32::INFINITY, 1.0]);
-        assert!(!is_better(&(0.5, broken.1.clone()), &broken));
+        assert!(!is_right(&[f32::INFINITY, 1.0], &[f32::INFINITY, 1.0]));
     }
 }

