@@ -48,7 +48,7 @@ pub enum Variant {
     Plain,
     /// Attention over parts of the cache (`attention_split.wgsl`), and `project` that puts the parts together.
     Split,
-    /// Products of one column with inputs as integers: `shared/matvec_integers.wgsl` in the place of `shared/matvec.wgsl`. Natively,
+    /// Products of one column with inputs as integers: `shared/matvec_integers.wgsl` in the place of `shared/matvec.wgsl`. On Vulkan,
     /// where [`crate::tuning`] finds it to be faster.
     Integers,
     /// [`Self::Integers`] of what attention left in parts, as [`Self::Split`].
