@@ -327,9 +327,14 @@ impl Gpu {
         self.info.device_type == wgpu::DeviceType::Cpu
     }
 
+    /// Those that the device was opened with.
+    pub fn limits(&self) -> wgpu::Limits {
+        self.device.limits()
+    }
+
     /// Invocations of a workgroup of products with integers, at most; 0 if there are none. See [`Tuning::invocations`].
     pub fn invocations(&self) -> u32 {
-        let limits = self.device.limits();
+        let limits = self.limits();
         let [few, many] = INVOCATIONS;
         match () {
             () if !has_integers(&self.info) => 0,

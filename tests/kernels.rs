@@ -35,7 +35,7 @@ fn run_on(name: &str, gpu: &Gpu) {
     let cases = match gpu.tier().name() {
         "matrix" if gpu.is_software() => cases().tiled(4), // seconds each to compile there
         "matrix" => cases().tiled(1),
-        _ => cases().within(gpu.invocations().max(256)),
+        _ => cases().within(gpu),
     };
     match pollster::block_on(cases.check(gpu)) {
         Ok(summary) => {

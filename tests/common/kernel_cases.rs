@@ -225,11 +225,17 @@ impl Cases {
         self
     }
 
-    /// Those whose workgroups have so many invocations at most.
-    #[allow(dead_code, reason = "browsers have none with more than all devices allow")]
-    pub fn within(mut self, invocations: u32) -> Self {
-        let is_within = |&(name, value): &(&str, u32)| name != "WORKGROUP" || value <= invocations;
-        self.retain(|dispatches| dispatches.iter().all(|dispatch| dispatch.overrides.iter().all(is_within)));
+    /// Without integers where they do not run, or not in workgroups of so many invocations.
+    #[allow(dead_code, reason = "browsers have none")]
+    pub fn within(mut self, gpu: &Gpu) -> Self {
+        let most = if gpu.invocations() == 0 { 0 } else { gpu.limits().max_compute_invocations_per_workgroup };
+        let is_within = |dispatch: &Dispatch| match dispatch.variant {
+            Variant::Integers | Variant::SplitIntegers => {
+                dispatch.overrides.iter().all(|(name, value)| *name != "WORKGROUP" || *value <= most)
+            }
+            _ => true,
+        };
+        self.retain(|dispatches| dispatches.iter().all(is_within));
         self
     }
 
@@ -627,11 +633,9 @@ fn cuts(layouts: &[Layout]) -> Vec<((u32, u32), Cut)> {
             }
         }
     }
-    for &layout in [Layout::Q4, Layout::Q8].iter().filter(|_| has_integers()) {
-        for (shift, cols) in [(2, 6_500), (3, 2_100), (4, 2_100)] {
-            let cut = Cut { layout, lanes: 64, columns: (1, 1), tile: 1, variant: Variant::Integers, shift };
-            cuts.push(((33, cols), cut));
-        }
+    let more = [(Layout::Q4, 2, 6_500), (Layout::Q8, 3, 2_100), (Layout::Q4, 4, 2_100), (Layout::Q8, 4, 2_100)];
+    for (layout, shift, cols) in more.into_iter().filter(|_| has_integers()) {
+        cuts.push(((33, cols), Cut { layout, lanes: 64, columns: (1, 1), tile: 1, variant: Variant::Integers, shift }));
     }
     cuts
 }

@@ -375,15 +375,16 @@ pub async fn close_to_cpu(device: &Device) {
 /// Columns of a chunk share what attention reads, however few workgroups are left.
 const SHARED: Tuning = Tuning { workgroups: 1, ..Tuning::GPU };
 
-/// One column of integers, but for browsers, which have none.
-const INTEGERS: Tuning = {
-    let invocations = if sinkstream::platform::MATVEC_INTEGERS.is_empty() { 0 } else { 256 };
+/// One column of integers, where the device has them.
+async fn integers_on(device: &Device) -> Tuning {
+    let invocations = Gpu::choose(device).await.unwrap().map_or(0, |gpu| gpu.invocations().min(256));
     Tuning { invocations, ..Tuning::GPU }
-};
+}
 
 /// The kernels cut up as for a real GPU, with the cache in parts and products in tiles, whatever the device: the reference's NLLs,
 /// and the same greedy text.
 pub async fn cut_as_for_a_gpu(device: &Device) {
+    let integers = integers_on(device).await;
     for name in GOLDEN {
         let (model, reference) = golden_model(name).await;
         let tokens = ids(&reference["tokens"]);
@@ -393,8 +394,8 @@ pub async fn cut_as_for_a_gpu(device: &Device) {
             ("streaming_4_28", F16, 40, SHARED),
             ("dense", F32, 33, SHARED),
             ("dense", F16, 8, Tuning::GPU),
-            ("dense", F32, 1, INTEGERS),
-            ("streaming_4_28", F16, 1, INTEGERS),
+            ("dense", F32, 1, integers),
+            ("streaming_4_28", F16, 1, integers),
         ];
         for (mode, cache, chunk, tuning) in runs {
             let settings = Settings { tuning: Some(tuning), ..settings(mode, device, cache, chunk) };
@@ -408,7 +409,7 @@ pub async fn cut_as_for_a_gpu(device: &Device) {
         let (model, reference) = golden_model(&format!("families/{name}")).await;
         let tokens = ids(&reference["tokens"]);
         for (mode, wanted) in reference["nll"].as_object().unwrap() {
-            for (chunk, tuning) in [(33, SHARED), (1, INTEGERS)] {
+            for (chunk, tuning) in [(33, SHARED), (1, integers)] {
                 let settings = Settings { tuning: Some(tuning), ..settings(mode, device, F32, chunk) };
                 let got = nlls(&mut load(&model, &settings).await, &tokens, 0).await;
                 let (mean, largest) = tolerance(F32);
@@ -427,7 +428,7 @@ pub async fn cut_as_for_a_gpu(device: &Device) {
         generate(&mut load(model, &settings).await, &[1], &Sampling::greedy(), 300).await
     };
     let (model, _) = golden_model("q8").await;
-    assert_eq!(written(&model, INTEGERS).await, written(&model, Tuning::SOFTWARE).await, "greedy text of integers");
+    assert_eq!(written(&model, integers).await, written(&model, Tuning::SOFTWARE).await, "greedy text of integers");
     let Some(model) = shared("models/stories260K/stories260K-f32.gguf").await else { return };
     assert_eq!(written(&model, Tuning::GPU).await, written(&model, Tuning::SOFTWARE).await, "greedy text");
 }
