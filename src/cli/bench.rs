@@ -58,7 +58,7 @@ const ALONE: Effort = Effort { rounds: 7, decode_seconds: 0.5, most_seconds: 12.
 /// Two positions: many short turns, so that both meet the same neighbours on the machine.
 const IN_TURNS: Effort = Effort { rounds: 48, decode_seconds: 0.05, most_seconds: 25.0, reads_anew: false };
 
-/// Tokens of which one time is taken: they arrive in launches of 16, several at once.
+/// Tokens of which one time is taken, at least.
 const BURST: u32 = 32;
 /// Most bursts of a round.
 const MOST_BURSTS: u32 = 64;
@@ -141,7 +141,7 @@ struct Run {
     position: u64,
     /// Tokens read before.
     tokens: u64,
-    /// Tokens that arrive at once, of which one time is taken.
+    /// Tokens of which one time is taken, at least.
     burst: u32,
     /// How many of them go on together.
     streams: u32,
@@ -239,17 +239,8 @@ impl Run {
         if interrupted() {
             return Err(Error::Aborted);
         }
-        let (mut ms, mut tokens, mut last) = (Vec::with_capacity(bursts as usize), 0, seconds());
-        let burst = self.burst;
-        let mut timed = || {
-            tokens += 1;
-            if tokens % burst == 0 {
-                let now = seconds();
-                ms.push(1e3 * (now - last) / f64::from(burst));
-                last = now;
-            }
-        };
-        let count = bursts * burst;
+        let count = bursts * self.burst;
+        let (began, mut arrivals) = (seconds(), Vec::with_capacity(count as usize));
         let part = |session, deliver| Part {
             session,
             sampling: Sampling::greedy(),
@@ -264,13 +255,13 @@ impl Run {
         parts.push(part(
             last_one,
             Box::new(|_, _| {
-                timed();
+                arrivals.push(seconds());
                 ControlFlow::Continue(())
             }),
         ));
         pollster::block_on(generate_together(engine, &mut parts))?;
         drop(parts);
-        Ok(ms)
+        Ok(report::ms_a_step(began, &arrivals, self.burst as usize))
     }
 }
 

@@ -183,6 +183,22 @@ fn against(run: &Run, other: &Run) -> Value {
     })
 }
 
+/// Milliseconds a step of bursts of at least so many tokens (the last may have fewer), from when each token came, in seconds. Tokens
+/// of one launch come together, so a burst ends with a launch: with a token that the next one follows later than after a tenth
+/// of a step.
+pub(super) fn ms_a_step(began: f64, arrivals: &[f64], least: usize) -> Vec<f64> {
+    let (mut ms, mut tokens, mut last) = (vec![], 0, began);
+    for (n, now) in (1..).zip(arrivals) {
+        let step = (now - last) / (n - tokens) as f64;
+        let ends_launch = arrivals.get(n).is_none_or(|next| next - now > 0.1 * step);
+        if ends_launch && (n - tokens >= least || n == arrivals.len()) {
+            ms.push(1e3 * step);
+            (tokens, last) = (n, *now);
+        }
+    }
+    ms
+}
+
 /// A value for people: four digits of a float.
 fn shown(value: &Value) -> String {
     match value {
@@ -227,6 +243,28 @@ mod tests {
         assert_eq!([0, 50, 99, 100].map(|p| percentile(&values, p)), [0.0, 50.0, 99.0, 100.0].map(Some));
         assert_eq!(percentile(&[2.0, 1.0], 99), Some(2.0));
         assert_eq!(percentile(&[], 50), None);
+    }
+
+    #[test]
+    fn steps_are_timed_by_whole_launches() {
+        // A device that takes 4 ms a step, whatever the length of its launches.
+        for (launches, bursts) in [
+            (&[1, 1, 2, 2, 4, 4, 8, 8, 10, 10, 10, 10, 10, 10, 6][..], 3), // 40, 40 and 16 tokens
+            (&[1; 96], 3),
+            (&[32, 32], 2),
+            (&[5], 1),
+        ] {
+            let (mut now, mut arrivals) = (7.0, vec![]);
+            for tokens in launches {
+                now += 0.004 * f64::from(*tokens);
+                (0..*tokens).for_each(|n| arrivals.push(now + 1e-6 * f64::from(n)));
+            }
+            let ms = ms_a_step(7.0, &arrivals, 32);
+            assert_eq!(ms.len(), bursts, "{launches:?}: {ms:?}");
+            assert!(ms.iter().all(|ms| (ms - 4.0).abs() < 0.01), "{launches:?}: {ms:?}");
+        }
+        assert_eq!(ms_a_step(0.0, &[1.0, 3.0, 3.5], 1), [1e3, 2e3, 5e2]);
+        assert!(ms_a_step(0.0, &[], 32).is_empty());
     }
 
     #[test]
