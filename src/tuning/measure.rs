@@ -170,10 +170,14 @@ pub(crate) async fn in_faster_tier(
     let columns: Vec<Column> = (0..plan.columns).map(column).collect();
     let header = ColumnsHeader { active: plan.columns, pad: [0; 3] };
     executor.write(model.columns, 0, &[bytemuck::bytes_of(&header), bytemuck::cast_slice(&columns)].concat())?;
-    let (seconds, expected) = run(executor, &usual, &plan, x).await?;
+    let expected = run(executor, &usual, &plan, x).await?;
     let found: Result<_> = run(executor, &matrix, &plan, x).await; // what is experimental may fail
-    let is_better = |(found, stream): &(f64, Vec<f32>)| *found < 0.97 * seconds && is_right(stream, &expected);
-    Ok(if found.as_ref().is_ok_and(is_better) { matrix } else { usual })
+    Ok(if found.is_ok_and(|found| is_better(&found, &expected)) { matrix } else { usual })
+}
+
+/// Whether these results are right, and came in clearly fewer seconds.
+fn is_better((seconds, found): &(f64, Vec<f32>), (usual, expected): &(f64, Vec<f32>)) -> bool {
+    *seconds < 0.97 * usual && is_right(found, expected)
 }
 
 #[cfg(test)]
@@ -193,5 +197,13 @@ mod tests {
             assert_eq!(is_right(&values, &expected), wanted, "{values:?}");
         }
         assert!(!is_right(&[f32::INFINITY, 1.0], &[f32::INFINITY, 1.0]));
+    }
+
+    #[test]
+    fn only_what_is_faster_and_right_is_better() {
+        let usual = (1.0, vec![1000.0]);
+        for (seconds, value, wanted) in [(0.5, 1000.0, true), (0.98, 1000.0, false), (0.5, 900.0, false)] {
+            assert_eq!(is_better(&(seconds, vec![value]), &usual), wanted, "{seconds} s: {value}");
+        }
     }
 }
