@@ -25,13 +25,23 @@ pub trait Vectors: Copy {
     /// Vectors of eight floats that fit in the registers.
     const REGISTERS: usize;
 
-    /// `s · (q + first) − o` for each 4-bit q of a word, packed as [`crate::quant::Layout::Q4`].
+    /// `s · q − o` for bytes 8 · at to 8 · at + 7 of a block.
     #[inline(always)]
-    fn nibbles(self, word: u32, first: i32, [s, o]: [f32; 2]) -> [f32; 8] {
+    fn bytes(self, block: &[i8; 32], at: usize, [s, o]: [f32; 2]) -> [f32; 8] {
+        let mut weights = [0.0; 8];
+        for (lane, weight) in weights.iter_mut().enumerate() {
+            *weight = s * f32::from(block[8 * at + lane]) - o;
+        }
+        weights
+    }
+
+    /// `s · (q + first) − o` for each 4-bit q of word `at` of a block, packed as [`crate::quant::Layout::Q4`].
+    #[inline(always)]
+    fn nibbles(self, block: &[u32; 4], at: usize, first: i8, [s, o]: [f32; 2]) -> [f32; 8] {
         const SHIFTS: [u32; 8] = [0, 8, 16, 24, 4, 12, 20, 28];
         let mut weights = [0.0; 8];
         for (weight, shift) in weights.iter_mut().zip(SHIFTS) {
-            *weight = s * ((word >> shift & 15) as i32 + first) as f32 - o;
+            *weight = s * ((block[at] >> shift & 15) as i32 + i32::from(first)) as f32 - o;
         }
         weights
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use self::team::Team;
-use super::{Plain, Vectors, Work};
+use super::{Plain, Work};
 use crate::error::{Error, Result};
 use crate::kernel::wgsl;
 
@@ -58,26 +58,34 @@ impl Cores {
 /// Runs `work` compiled for the widest vectors that this processor has. Only what is inlined into it profits.
 #[inline(always)]
 pub fn vectorised(work: impl Work) {
-    struct Inlined<W, V>(W, V);
-    impl<W: Work, V: Vectors> pulp::NullaryFnOnce for Inlined<W, V> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            self.0.run(self.1);
-        }
-    }
     #[cfg(target_arch = "x86_64")]
-    {
-        let Some(work) = x86::with_avx512(work) else { return };
-        match pulp::x86::V3::try_new() {
-            Some(avx2) => avx2.vectorize(Inlined(work, x86::Avx2)),
-            None => work.run(Plain::<8>),
+    let Some(work) = x86::with_avx512(work).and_then(x86::with_avx2) else { return };
+    // ARM has 32 registers of four floats, x86 without AVX2 16.
+    work.run(Plain::<{ if cfg!(target_arch = "x86_64") { 8 } else { 16 } }>);
+}
+
+/// The ways that [`vectorised`] takes on some machine or other.
+#[cfg(test)]
+pub const WAYS: [&str; 4] = ["AVX-512", "AVX2", "plain, 8 registers", "plain, 16 registers"];
+
+/// Does `work` in one of the [`WAYS`], or gives `false` if this processor cannot.
+#[cfg(test)]
+pub fn vectorised_in(way: &str, work: impl Work) -> bool {
+    match way {
+        #[cfg(target_arch = "x86_64")]
+        "AVX-512" => x86::with_avx512(work).is_none(),
+        #[cfg(target_arch = "x86_64")]
+        "AVX2" => x86::with_avx2(work).is_none(),
+        "plain, 8 registers" => {
+            work.run(Plain::<8>);
+            true
         }
+        "plain, 16 registers" => {
+            work.run(Plain::<16>);
+            true
+        }
+        _ => false,
     }
-    // ARM has 32 registers of four floats.
-    #[cfg(not(target_arch = "x86_64"))]
-    pulp::Arch::new().dispatch(Inlined(work, Plain::<16>));
 }
 
 /// Bytes of memory that a new executor may take: with more, the system would end somebody. `None` where it does not tell.

@@ -227,9 +227,9 @@ fn many<P: Packed, V: Vectors>(vectors: V, chunk: &mut Chunk<'_>) {
         while first < chunk.count {
             // As many sums as stay in the registers.
             first += match (chunk.count - first, V::REGISTERS) {
-                (2.., 32..) => tile::<4>(chunk, &unpacked, first, place),
-                (2.., 16..) => tile::<2>(chunk, &unpacked, first, place),
-                _ => tile::<1>(chunk, &unpacked, first, place),
+                (2.., 32..) => tile::<V, 4>(vectors, chunk, &unpacked, first, place),
+                (2.., 16..) => tile::<V, 2>(vectors, chunk, &unpacked, first, place),
+                _ => tile::<V, 1>(vectors, chunk, &unpacked, first, place),
             };
         }
     }
@@ -261,7 +261,13 @@ fn unpack<P: Packed, V: Vectors>(vectors: V, four: &Four<'_, P>, out: &mut [Eigh
 
 /// Four rows times `COLUMNS` columns from `first` on; an incomplete set of them repeats the last. Gives how many.
 #[inline(always)]
-fn tile<const COLUMNS: usize>(chunk: &mut Chunk<'_>, w: &[Eights], first: usize, place: usize) -> usize {
+fn tile<V: Vectors, const COLUMNS: usize>(
+    vectors: V,
+    chunk: &mut Chunk<'_>,
+    w: &[Eights],
+    first: usize,
+    place: usize,
+) -> usize {
     let mut x = [&[][..]; COLUMNS];
     for (c, x) in x.iter_mut().enumerate() {
         *x = &chunk.column(first + c).as_chunks::<8>().0[..w.len()];
@@ -270,7 +276,7 @@ fn tile<const COLUMNS: usize>(chunk: &mut Chunk<'_>, w: &[Eights], first: usize,
     for (k, w) in w.iter().enumerate() {
         for c in 0..COLUMNS {
             for i in 0..ROWS {
-                add_products(&mut sums[c][i], &w[i], &x[c][k]);
+                vectors.add_products(&mut sums[c][i], &w[i], &x[c][k]);
             }
         }
     }
@@ -280,16 +286,12 @@ fn tile<const COLUMNS: usize>(chunk: &mut Chunk<'_>, w: &[Eights], first: usize,
     COLUMNS
 }
 
-#[inline(always)]
-fn add_products(sums: &mut [f32; 8], w: &[f32; 8], x: &[f32; 8]) {
-    for lane in 0..8 {
-        sums[lane] += w[lane] * x[lane];
-    }
-}
-
 /// The sums of the eights.
 #[inline(always)]
 fn fold_all(sums: Eights) -> [f32; ROWS] {
     // Through memory: where the compiler sees the folds, it interleaves the lanes of all sums in the loop before.
     fold_four(&black_box(sums))
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,12 +38,8 @@ impl<const LAYOUT: u32> Packed for Bytes<LAYOUT> {
     type Block = [i8; 32];
 
     #[inline(always)]
-    fn weights<V: Vectors>(_: V, block: &[i8; 32], at: usize, [s, o]: [f32; 2]) -> [f32; 8] {
-        let mut weights = [0.0; 8];
-        for (lane, weight) in weights.iter_mut().enumerate() {
-            *weight = s * f32::from(block[8 * at + lane]) - o;
-        }
-        weights
+    fn weights<V: Vectors>(vectors: V, block: &[i8; 32], at: usize, factors: [f32; 2]) -> [f32; 8] {
+        vectors.bytes(block, at, factors)
     }
 }
 
@@ -53,7 +49,7 @@ impl<const LAYOUT: u32> Packed for Nibbles<LAYOUT> {
 
     #[inline(always)]
     fn weights<V: Vectors>(vectors: V, block: &[u32; 4], at: usize, factors: [f32; 2]) -> [f32; 8] {
-        vectors.nibbles(block[at], if is_centred(Self::LAYOUT) { -8 } else { 0 }, factors)
+        vectors.nibbles(block, at, if is_centred(Self::LAYOUT) { -8 } else { 0 }, factors)
     }
 }
 
