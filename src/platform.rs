@@ -64,6 +64,14 @@ pub trait Vectors: Copy {
         }
     }
 
+    /// Adds the products of four rows with the same eight.
+    #[inline(always)]
+    fn add_products_of_four(self, sums: &mut [[f32; 8]; 4], rows: &[[f32; 8]; 4], x: &[f32; 8]) {
+        for i in 0..4 {
+            self.add_products(&mut sums[i], &rows[i], x);
+        }
+    }
+
     /// Says that `words` are soon needed from number `at` on, which may lie behind their end: so many as a line of the cache holds.
     #[inline(always)]
     fn prefetch(self, _words: &[u32], _at: usize) {}

@@ -81,6 +81,20 @@ impl<const HAS_512: bool> Vectors for Avx<HAS_512> {
         unsafe { *sums = cast(_mm256_add_ps(cast(*sums), _mm256_mul_ps(cast(*a), cast(*b)))) }
     }
 
+    /// With AVX-512 by the compiler, which takes two rows into each vector of sixteen.
+    #[inline(always)]
+    fn add_products_of_four(self, sums: &mut [[f32; 8]; 4], rows: &[[f32; 8]; 4], x: &[f32; 8]) {
+        for i in 0..4 {
+            if HAS_512 {
+                for lane in 0..8 {
+                    sums[i][lane] += rows[i][lane] * x[lane];
+                }
+            } else {
+                self.add_products(&mut sums[i], &rows[i], x);
+            }
+        }
+    }
+
     #[inline(always)]
     fn prefetch(self, words: &[u32], at: usize) {
         // SAFETY: a hint, which reads nothing and is ignored for an address that cannot be read.

@@ -275,9 +275,7 @@ fn tile<V: Vectors, const COLUMNS: usize>(
     let mut sums = [[[0.0_f32; 8]; ROWS]; COLUMNS];
     for (k, w) in w.iter().enumerate() {
         for c in 0..COLUMNS {
-            for i in 0..ROWS {
-                vectors.add_products(&mut sums[c][i], &w[i], &x[c][k]);
-            }
+            vectors.add_products_of_four(&mut sums[c], w, &x[c][k]);
         }
     }
     for (c, sums) in sums.into_iter().enumerate().take(chunk.count - first) {
