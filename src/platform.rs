@@ -25,6 +25,12 @@ pub trait Vectors: Copy {
     /// Vectors of eight floats that fit in the registers.
     const REGISTERS: usize;
 
+    /// Does a part of the work, in a function of its own where that is better.
+    #[inline(always)]
+    fn apart(self, work: impl Work) {
+        work.run(self);
+    }
+
     /// `s · q − o` for bytes 8 · at to 8 · at + 7 of a block.
     #[inline(always)]
     fn bytes(self, block: &[i8; 32], at: usize, [s, o]: [f32; 2]) -> [f32; 8] {

@@ -59,6 +59,11 @@ struct Simd128;
 impl Vectors for Simd128 {
     const REGISTERS: usize = 8;
 
+    #[inline(never)]
+    fn apart(self, work: impl Work) {
+        work.run(self);
+    }
+
     #[inline(always)]
     fn bytes(self, block: &[i8; 32], at: usize, [s, o]: [f32; 2]) -> [f32; 8] {
         let half = cast(block.as_chunks::<16>().0[at / 2]);

@@ -225,11 +225,12 @@ fn many<P: Packed, V: Vectors>(vectors: V, chunk: &mut Chunk<'_>) {
         let place = start - chunk.rows.start;
         let mut first = 0;
         while first < chunk.count {
+            let (chunk, w) = (&mut *chunk, &unpacked[..]);
             // As many sums as stay in the registers.
             first += match (chunk.count - first, V::REGISTERS) {
-                (2.., 32..) => tile::<V, 4>(vectors, chunk, &unpacked, first, place),
-                (2.., 16..) => tile::<V, 2>(vectors, chunk, &unpacked, first, place),
-                _ => tile::<V, 1>(vectors, chunk, &unpacked, first, place),
+                (2.., 32..) => Tile::<4> { chunk, w, first, place }.multiply(vectors),
+                (2.., 16..) => Tile::<2> { chunk, w, first, place }.multiply(vectors),
+                _ => Tile::<1> { chunk, w, first, place }.multiply(vectors),
             };
         }
     }
@@ -259,29 +260,41 @@ fn unpack<P: Packed, V: Vectors>(vectors: V, four: &Four<'_, P>, out: &mut [Eigh
     }
 }
 
-/// Four rows times `COLUMNS` columns from `first` on; an incomplete set of them repeats the last. Gives how many.
-#[inline(always)]
-fn tile<V: Vectors, const COLUMNS: usize>(
-    vectors: V,
-    chunk: &mut Chunk<'_>,
-    w: &[Eights],
+/// Four rows times `COLUMNS` columns from `first` on; an incomplete set of them repeats the last.
+struct Tile<'a, 'b, const COLUMNS: usize> {
+    chunk: &'b mut Chunk<'a>,
+    w: &'b [Eights],
     first: usize,
     place: usize,
-) -> usize {
-    let mut x = [&[][..]; COLUMNS];
-    for (c, x) in x.iter_mut().enumerate() {
-        *x = &chunk.column(first + c).as_chunks::<8>().0[..w.len()];
+}
+
+impl<const COLUMNS: usize> Tile<'_, '_, COLUMNS> {
+    /// Gives how many columns.
+    #[inline(always)]
+    fn multiply<V: Vectors>(self, vectors: V) -> usize {
+        vectors.apart(self);
+        COLUMNS
     }
-    let mut sums = [[[0.0_f32; 8]; ROWS]; COLUMNS];
-    for (k, w) in w.iter().enumerate() {
-        for c in 0..COLUMNS {
-            vectors.add_products_of_four(&mut sums[c], w, &x[c][k]);
+}
+
+impl<const COLUMNS: usize> Work for Tile<'_, '_, COLUMNS> {
+    #[inline(always)]
+    fn run<V: Vectors>(self, vectors: V) {
+        let Self { chunk, w, first, place } = self;
+        let mut x = [&[][..]; COLUMNS];
+        for (c, x) in x.iter_mut().enumerate() {
+            *x = &chunk.column(first + c).as_chunks::<8>().0[..w.len()];
+        }
+        let mut sums = [[[0.0_f32; 8]; ROWS]; COLUMNS];
+        for (k, w) in w.iter().enumerate() {
+            for c in 0..COLUMNS {
+                vectors.add_products_of_four(&mut sums[c], w, &x[c][k]);
+            }
+        }
+        for (c, sums) in sums.into_iter().enumerate().take(chunk.count - first) {
+            chunk.out[(first + c) * CHUNK + place..][..ROWS].copy_from_slice(&fold_all(sums));
         }
     }
-    for (c, sums) in sums.into_iter().enumerate().take(chunk.count - first) {
-        chunk.out[(first + c) * CHUNK + place..][..ROWS].copy_from_slice(&fold_all(sums));
-    }
-    COLUMNS
 }
 
 /// The sums of the eights.
